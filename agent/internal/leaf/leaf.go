@@ -1,0 +1,319 @@
+// Package leaf owns the gateway's embedded nats-server: the leaf connection to
+// the hub, the JetStream store, and the listener for local programs.
+//
+// Three accounts keep them apart. UPLINK holds the leaf remote and nothing
+// else, so that no local subscription travels over the radio; STORE holds
+// JetStream, so that no local program can delete the log; LOCAL is where
+// programs connect. UPLINK and STORE are entered in process only. What is said
+// on the link belongs to uplink and downlink, who the gateway is to identity.
+package leaf
+
+import (
+	"context"
+	"crypto/tls"
+	"crypto/x509"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"net/url"
+	"time"
+
+	"github.com/nats-io/jwt/v2"
+	"github.com/nats-io/nats-server/v2/server"
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nkeys"
+	"github.com/rs/zerolog"
+
+	"github.com/sapflow/sapflow/shared/natslog"
+)
+
+// The accounts of the gateway.
+const (
+	UPLINK = "UPLINK" // the leaf remote; no JetStream
+	STORE  = "STORE"  // JetStream
+	LOCAL  = "LOCAL"  // programs; no JetStream
+)
+
+const (
+	// maxPayload is the limit in the hub's JWT: above it one message would
+	// close the leaf and lose what is behind it.
+	maxPayload = 256 << 10
+	// reconnect is the wait between two attempts; a random part of the same
+	// length is added, so that a fleet does not return as one.
+	reconnect = time.Second
+	// slowLink bounds each step of a connection: the TLS handshake was seen
+	// to take 4 s over Cat-M.
+	slowLink     = 10 * time.Second
+	pingInterval = 2 * time.Minute
+	// reportEvery thins out the lines about a link that is down: the first
+	// attempt, then about one an hour.
+	reportEvery = 2400
+	// maxStore switches off the server's own limit; the agent's store.max
+	// decides.
+	maxStore = 1 << 50
+)
+
+// ErrOpenListen is returned for a listener that others could use freely.
+var ErrOpenListen = errors.New("programs on other machines would connect without a credential: " +
+	"set a user and password, or listen on 127.0.0.1")
+
+// Config says how the server runs.
+type Config struct {
+	// Dir is where JetStream stores, required.
+	Dir string
+	// NodeID is the id of the gateway and its JetStream domain, required.
+	NodeID string
+	// ServerName is told to the hub, required with LeafURL; see
+	// identity.ServerName.
+	ServerName string
+	// Listen is host:port for local programs, port 0 for a free one; "" for
+	// none.
+	Listen string
+	// ListenFallback moves Listen to a free port when it is taken.
+	ListenFallback bool
+	// User and Password are asked of local programs; required when Listen is
+	// not on loopback, default none.
+	User, Password string
+	// LeafURL is the address of the hub (nats-leaf, tls, ws or wss); "" runs
+	// without one.
+	LeafURL string
+	// RootCAs verify the hub; default the system's. Setting it demands TLS.
+	RootCAs *x509.CertPool
+	// Sign returns the JWT and signs the hub's nonce, required with LeafURL.
+	// It must not do I/O: the hub waits 2 s.
+	Sign func(nonce []byte) (token string, signature []byte, err error)
+	// Log gets the server's lines; the zero value is silent.
+	Log zerolog.Logger
+}
+
+// Server is a running nats-server. It is safe for concurrent use.
+type Server struct {
+	log  zerolog.Logger
+	ns   *server.Server
+	keys map[string]nkeys.KeyPair // of the in-process user of each account
+}
+
+// Start runs a server and returns once programs can connect. The leaf comes
+// and goes on its own.
+func Start(ctx context.Context, cfg Config) (*Server, error) {
+	s := &Server{
+		log:  cfg.Log.With().Str("component", "leaf").Logger(),
+		keys: make(map[string]nkeys.KeyPair),
+	}
+	opts, err := s.options(cfg)
+	if err != nil {
+		return nil, err
+	}
+	if s.ns, err = server.NewServer(opts); err != nil {
+		return nil, fmt.Errorf("configure nats server: %w", err)
+	}
+	logger := natslog.New(cfg.Log)
+	s.ns.SetLogger(logger, false, false)
+	if err := logger.Await(ctx, s.ns); err != nil {
+		s.Close()
+		return nil, err
+	}
+	return s, nil
+}
+
+func (s *Server) options(cfg Config) (*server.Options, error) {
+	opts := &server.Options{}
+	// The one setting of an account that has no Go name.
+	const accounts = "accounts { UPLINK {}, LOCAL {}, STORE { jetstream: enabled } }"
+	if err := opts.ProcessConfigString(accounts); err != nil {
+		return nil, fmt.Errorf("configure accounts: %w", err)
+	}
+	opts.ServerName = cfg.ServerName
+	opts.DontListen = cfg.Listen == ""
+	opts.NoSigs = true
+	opts.MaxPayload = maxPayload
+	opts.PingInterval = pingInterval
+	opts.JetStream = true // strict by default
+	opts.JetStreamDomain = cfg.NodeID
+	opts.JetStreamMaxStore = maxStore
+	opts.StoreDir = cfg.Dir
+	opts.SyncAlways = true
+	opts.DisableJetStreamBanner = true
+	opts.ConnectErrorReports = reportEvery
+	opts.ReconnectErrorReports = reportEvery
+	if err := s.users(opts, cfg); err != nil {
+		return nil, err
+	}
+	if cfg.LeafURL == "" {
+		return opts, nil
+	}
+	remote, err := cfg.remote()
+	if err != nil {
+		return nil, err
+	}
+	opts.LeafNode.Remotes = []*server.RemoteLeafOpts{remote}
+	opts.LeafNode.ReconnectInterval = reconnect + rand.N(reconnect)
+	return opts, nil
+}
+
+// users gives each account its in-process user, with a key that is new at
+// every start and known to nobody else, and LOCAL the user of programs.
+func (s *Server) users(opts *server.Options, cfg Config) error {
+	var local *server.Account
+	for _, account := range opts.Accounts {
+		key, user, err := newUser(account)
+		if err != nil {
+			return err
+		}
+		user.AllowedConnectionTypes = map[string]struct{}{jwt.ConnectionTypeInProcess: {}}
+		opts.Nkeys = append(opts.Nkeys, user)
+		s.keys[account.Name] = key
+		if account.Name == LOCAL {
+			local = account
+		}
+	}
+	if cfg.Listen == "" {
+		return nil
+	}
+	var err error
+	if opts.Host, opts.Port, err = natslog.Listen(cfg.Listen, cfg.ListenFallback); err != nil {
+		return err
+	}
+	switch {
+	case cfg.User != "" && cfg.Password != "":
+		opts.Users = []*server.User{{Username: cfg.User, Password: cfg.Password, Account: local}}
+	case cfg.User != cfg.Password:
+		return errors.New("a user needs a password, and a password a user")
+	case !natslog.Loopback(opts.Host):
+		return fmt.Errorf("listen for programs on %s: %w", cfg.Listen, ErrOpenListen)
+	default: // whoever gives no credential is this one
+		_, user, err := newUser(local)
+		if err != nil {
+			return err
+		}
+		opts.Nkeys = append(opts.Nkeys, user)
+		opts.NoAuthUser = user.Nkey
+	}
+	return nil
+}
+
+func newUser(account *server.Account) (nkeys.KeyPair, *server.NkeyUser, error) {
+	key, err := nkeys.CreateUser()
+	if err != nil {
+		return nil, nil, fmt.Errorf("key of account %s: %w", account.Name, err)
+	}
+	public, err := key.PublicKey()
+	if err != nil {
+		return nil, nil, fmt.Errorf("key of account %s: %w", account.Name, err)
+	}
+	return key, &server.NkeyUser{Nkey: public, Account: account}, nil
+}
+
+// remote describes the leaf connection.
+func (c Config) remote() (*server.RemoteLeafOpts, error) {
+	u, err := url.Parse(c.LeafURL)
+	if err != nil || u.Host == "" {
+		return nil, fmt.Errorf("leaf URL %q is not an address", c.LeafURL)
+	}
+	if c.ServerName == "" || c.NodeID == "" || c.Sign == nil {
+		return nil, errors.New("a leaf connection needs NodeID, ServerName and Sign")
+	}
+	remote := &server.RemoteLeafOpts{
+		LocalAccount:            UPLINK,
+		URLs:                    []*url.URL{u},
+		SignatureCB:             c.Sign,
+		TLSTimeout:              slowLink.Seconds(),
+		FirstInfoTimeout:        slowLink,
+		DialTimeout:             slowLink,
+		IgnoreDiscoveredServers: true,
+	}
+	remote.Compression.Mode = server.CompressionOff // frames are compressed
+	switch u.Scheme {
+	case "tls", "wss":
+		remote.TLS = true
+	case "nats-leaf", "nats", "ws":
+		remote.TLS = c.RootCAs != nil
+	default:
+		return nil, fmt.Errorf("leaf URL %q: scheme must be nats-leaf, tls, ws or wss", c.LeafURL)
+	}
+	if remote.TLS {
+		remote.TLSConfig = &tls.Config{
+			RootCAs: c.RootCAs, ServerName: u.Hostname(), MinVersion: tls.VersionTLS12,
+		}
+	}
+	return remote, nil
+}
+
+// Connect opens an in-process connection to an account. The caller closes it
+// before Close.
+func (s *Server) Connect(account, name string) (*nats.Conn, error) {
+	key, ok := s.keys[account]
+	if !ok {
+		return nil, fmt.Errorf("connect %s: no account %q", name, account)
+	}
+	public, err := key.PublicKey()
+	if err != nil {
+		return nil, fmt.Errorf("connect %s to account %s: %w", name, account, err)
+	}
+	nc, err := nats.Connect("", nats.InProcessServer(s.ns), nats.Name(name),
+		nats.Nkey(public, key.Sign),
+		nats.MaxReconnects(-1), nats.ReconnectWait(100*time.Millisecond),
+		nats.ErrorHandler(func(_ *nats.Conn, _ *nats.Subscription, err error) {
+			s.log.Warn().Err(err).Str("connection", name).Msg("nats connection")
+		}))
+	if err != nil {
+		return nil, fmt.Errorf("connect %s to account %s: %w", name, account, err)
+	}
+	return nc, nil
+}
+
+// ListenAddr returns host:port where local programs connect, "" if nowhere.
+func (s *Server) ListenAddr() string {
+	if addr := s.ns.Addr(); addr != nil {
+		return addr.String()
+	}
+	return ""
+}
+
+// Interest tells whether a local program listens on a subject.
+func (s *Server) Interest(subject string) bool { return s.interest(LOCAL, subject) }
+
+func (s *Server) interest(account, subject string) bool {
+	a, err := s.ns.LookupAccount(account)
+	return err == nil && a.SubscriptionInterest(subject)
+}
+
+// Linked tells whether the leaf is connected and somebody at the hub listens
+// on subject. Before that what is published there is lost.
+func (s *Server) Linked(subject string) bool {
+	_, ok := s.leaf()
+	return ok && s.interest(UPLINK, subject)
+}
+
+// leaf returns the live connection to the hub.
+func (s *Server) leaf() (*server.LeafInfo, bool) {
+	leafz, err := s.ns.Leafz(&server.LeafzOptions{Account: UPLINK})
+	if err != nil || len(leafz.Leafs) == 0 {
+		return nil, false
+	}
+	return leafz.Leafs[0], true
+}
+
+// CutLeaf closes the leaf connection, which comes back on its own.
+func (s *Server) CutLeaf() {
+	if leaf, ok := s.leaf(); ok {
+		_ = s.ns.DisconnectClientByID(leaf.ID) // fails if closed since
+	}
+}
+
+// LeafBytes returns the message bytes sent and received in the present leaf
+// connection, from 0 again in the next. Protocol lines, TLS and TCP are not
+// counted.
+func (s *Server) LeafBytes() (tx, rx uint64) {
+	leaf, ok := s.leaf()
+	if !ok {
+		return 0, 0
+	}
+	return uint64(leaf.OutBytes), uint64(leaf.InBytes)
+}
+
+// Close stops the server and waits until it has stored everything.
+func (s *Server) Close() {
+	s.ns.Shutdown()
+	s.ns.WaitForShutdown()
+}

@@ -1,0 +1,98 @@
+package fleet
+
+import (
+	"crypto/rand"
+	"crypto/sha256"
+	"crypto/subtle"
+	"encoding/hex"
+	"strings"
+	"time"
+)
+
+// The states of a gateway.
+const (
+	StateNew      = "new"      // added, never enrolled
+	StateAccepted = "accepted" // enrolled, its key is good
+	StateRevoked  = "revoked"  // its key is void, until it enrols with a new token
+)
+
+// Device is the record of one gateway, stored as JSON under its id.
+type Device struct {
+	ID           string       `json:"id"`
+	Name         string       `json:"name"`
+	Plan         string       `json:"plan"`
+	State        string       `json:"state"`
+	PublicKey    string       `json:"publicKey,omitempty"`
+	CreatedAt    time.Time    `json:"createdAt"`
+	EnrolledAt   time.Time    `json:"enrolledAt,omitzero"`
+	TokenHash    string       `json:"tokenHash,omitempty"` // SHA-256 in hex
+	TokenExpires time.Time    `json:"tokenExpires,omitzero"`
+	TokenUsed    bool         `json:"tokenUsed,omitempty"` // by PublicKey
+	Generation   int          `json:"generation"`          // number of enrolments
+	RevokedKeys  []RevokedKey `json:"revokedKeys,omitempty"`
+}
+
+// RevokedKey is a key that the gateway had, kept until its last JWT expired.
+type RevokedKey struct {
+	PublicKey string    `json:"publicKey"`
+	At        time.Time `json:"at"`
+}
+
+// newToken gives the device a claim token: "<id>.<secret>", where the secret
+// has 130 random bits. The record keeps its hash.
+func (d *Device) newToken(expires time.Time) string {
+	token := d.ID + "." + strings.ToLower(rand.Text())
+	d.TokenHash, d.TokenExpires, d.TokenUsed = hashToken(token), expires, false
+	return token
+}
+
+// tokenID returns the gateway that a token claims to be for.
+func tokenID(token string) string {
+	id, _, _ := strings.Cut(token, ".")
+	return id
+}
+
+func hashToken(token string) string {
+	sum := sha256.Sum256([]byte(token))
+	return hex.EncodeToString(sum[:])
+}
+
+// claim takes the device for a key, if the token is good. again is true when
+// that key has claimed it with this token before: the reply was lost.
+func (d *Device) claim(token, publicKey string, now time.Time) (again bool, err error) {
+	switch {
+	case subtle.ConstantTimeCompare([]byte(hashToken(token)), []byte(d.TokenHash)) == 0:
+		return false, ErrTokenInvalid
+	case !now.Before(d.TokenExpires):
+		return false, ErrTokenExpired
+	case d.TokenUsed && d.PublicKey == publicKey:
+		return true, nil
+	case d.TokenUsed:
+		return false, ErrTokenUsed
+	case d.revoked(publicKey):
+		return false, ErrKeyInvalid
+	}
+	if d.PublicKey != publicKey {
+		d.revokeKey(now)
+	}
+	d.State, d.PublicKey, d.EnrolledAt, d.TokenUsed = StateAccepted, publicKey, now, true
+	d.Generation++
+	return false, nil
+}
+
+// revokeKey moves the current key, if any, to the revoked ones.
+func (d *Device) revokeKey(now time.Time) {
+	if d.PublicKey == "" || d.revoked(d.PublicKey) {
+		return
+	}
+	d.RevokedKeys = append(d.RevokedKeys, RevokedKey{PublicKey: d.PublicKey, At: now})
+}
+
+func (d *Device) revoked(publicKey string) bool {
+	for _, key := range d.RevokedKeys {
+		if key.PublicKey == publicKey {
+			return true
+		}
+	}
+	return false
+}

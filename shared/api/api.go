@@ -1,0 +1,311 @@
+// Package api owns what agent, hub and programs say to each other about the
+// tree: requests, replies and error codes (API.md). It knows no NATS.
+package api
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+
+	"github.com/sapflow/sapflow/shared/point"
+	"github.com/sapflow/sapflow/shared/tree"
+)
+
+// Code names a class of errors; programs compare codes, people read messages.
+type Code string
+
+// The codes of public replies. They never change.
+const (
+	CodeInvalid      Code = "invalid"         // a token, value or request is malformed
+	CodeTooLarge     Code = "too_large"       // a value or group is over 64 KB
+	CodeTime         Code = "time"            // more than 5 min in the future
+	CodeNotFound     Code = "not_found"       // no such node, series or gateway
+	CodeAmbiguous    Code = "ambiguous"       // a name fits several nodes
+	CodeCycle        Code = "cycle"           // the edge closes a cycle
+	CodeNested       Code = "nested_boundary" // a gateway below a gateway
+	CodeForeign      Code = "foreign"         // the node is outside the writer's rights
+	CodeConflict     Code = "conflict"        // the head is not the expected one
+	CodeUnauthorized Code = "unauthorized"    // the credential does not allow it
+	CodeDiskFull     Code = "disk_full"       // accepted in memory, not durable
+	CodeBusy         Code = "busy"            // try again later
+	CodeInternal     Code = "internal"        // see the log of the instance
+)
+
+// Error is an error as it crosses the network.
+type Error struct {
+	Code    Code   `json:"code"`
+	Message string `json:"message"`
+	Hint    string `json:"hint,omitempty"`
+}
+
+// Error returns the message and, in a second sentence, the hint.
+func (e *Error) Error() string {
+	if e.Hint == "" {
+		return e.Message
+	}
+	return e.Message + "; " + e.Hint
+}
+
+// Is lets errors.Is compare by code: errors.Is(err, &api.Error{Code: c}).
+func (e *Error) Is(target error) bool {
+	t, ok := target.(*Error)
+	return ok && t.Code == e.Code
+}
+
+// Errorf returns an error of a code.
+func Errorf(code Code, hint, format string, args ...any) *Error {
+	return &Error{Code: code, Message: fmt.Sprintf(format, args...), Hint: hint}
+}
+
+// From turns any error into one that may cross the network. It hides what it
+// does not know: internals belong in the log.
+func From(err error) *Error {
+	var e *Error
+	var p *point.Error
+	switch {
+	case errors.As(err, &e):
+		return e
+	case errors.As(err, &p):
+		return Errorf(CodeInvalid, "see the rules for points in API.md", "%s", p.Error())
+	case errors.Is(err, point.ErrShort):
+		return Errorf(CodeInvalid, "see FORMAT.md for the payload of a point", "%s", err)
+	case errors.Is(err, tree.ErrCycle):
+		return Errorf(CodeCycle, "a node cannot be moved below itself", "%s", err)
+	case errors.Is(err, tree.ErrNested):
+		return Errorf(CodeNested, "put the gateway beside the other one, below a site", "%s", err)
+	}
+	return Errorf(CodeInternal, "see the log of the instance", "internal error")
+}
+
+// CodeOf returns the code of an error, CodeInternal if it carries none, and
+// "" for nil.
+func CodeOf(err error) Code {
+	if err == nil {
+		return ""
+	}
+	return From(err).Code
+}
+
+// Reply is the answer to every request: the result, or an error.
+type Reply struct {
+	Error  *Error          `json:"error,omitempty"`
+	Result json.RawMessage `json:"result,omitempty"`
+}
+
+// Encode returns a reply with the result or the error.
+func Encode(result any, err error) []byte {
+	var r Reply
+	if err == nil && result != nil {
+		r.Result, err = json.Marshal(result)
+	}
+	if err != nil {
+		r.Error, r.Result = From(err), nil
+	}
+	b, _ := json.Marshal(r)
+	return b
+}
+
+// Decode reads a reply into result, which may be nil.
+func Decode(b []byte, result any) error {
+	var r Reply
+	if err := json.Unmarshal(b, &r); err != nil {
+		return fmt.Errorf("decode reply: %w", err)
+	}
+	if r.Error != nil {
+		return r.Error
+	}
+	if result == nil || r.Result == nil {
+		return nil
+	}
+	if err := json.Unmarshal(r.Result, result); err != nil {
+		return fmt.Errorf("decode result: %w", err)
+	}
+	return nil
+}
+
+// HeaderExpect makes a write conditional on the time of the head.
+const HeaderExpect = "Sapflow-Expect"
+
+// Point is a point in a reply.
+type Point struct {
+	Node     string          `json:"node,omitempty"` // left out where the node is plain
+	Up       string          `json:"up,omitempty"`
+	Down     string          `json:"down,omitempty"`
+	Type     string          `json:"type"`
+	Key      string          `json:"key"`
+	Time     string          `json:"time"` // RFC 3339 with nanoseconds
+	DataType string          `json:"dataType,omitempty"`
+	Value    json.RawMessage `json:"value"`
+	Origin   string          `json:"origin"`
+	Author   string          `json:"author"`
+}
+
+// Write is one point of a group on the subject j, or, with value, dataType
+// and time alone, the body of a single write.
+type Write struct {
+	Node     string          `json:"node,omitempty"`
+	Up       string          `json:"up,omitempty"`
+	Down     string          `json:"down,omitempty"`
+	Type     string          `json:"type,omitempty"`
+	Key      string          `json:"key,omitempty"`
+	DataType string          `json:"dataType,omitempty"`
+	Value    json.RawMessage `json:"value,omitempty"`
+	Time     string          `json:"time,omitempty"`
+	Origin   string          `json:"origin,omitempty"`
+	Removed  bool            `json:"removed,omitempty"`
+}
+
+// Child names a node below another.
+type Child struct {
+	ID       string `json:"id"`
+	NodeType string `json:"nodeType"`
+}
+
+// Node is a node with its state, as `get` prints it.
+type Node struct {
+	ID       string   `json:"id"`
+	NodeType string   `json:"nodeType"`
+	Parents  []string `json:"parents"`
+	Points   []Point  `json:"points"`
+	Children []Child  `json:"children"`
+}
+
+// NodesRequest asks q.<node>.nodes for nodes with their state.
+type NodesRequest struct {
+	Depth  int    `json:"depth,omitempty"`  // levels below the node, 0 = the node alone, -1 = all
+	Type   string `json:"type,omitempty"`   // only nodes of this type
+	Cursor string `json:"cursor,omitempty"` // Next of the page before
+}
+
+// NodesReply is one page of nodes.
+type NodesReply struct {
+	Nodes []Node `json:"nodes"`
+	Next  string `json:"next,omitempty"` // cursor of the next page
+}
+
+// Branch is a node in the reply of q.<node>.tree.
+type Branch struct {
+	ID          string   `json:"id"`
+	NodeType    string   `json:"nodeType"`
+	Description string   `json:"description,omitempty"`
+	Parents     []string `json:"parents,omitempty"`
+}
+
+// TreeRequest asks q.<node>.tree for the nodes below a node.
+type TreeRequest struct {
+	Cursor string `json:"cursor,omitempty"`
+}
+
+// TreeReply is one page of a subtree in breadth-first order, the node first.
+type TreeReply struct {
+	Nodes []Branch `json:"nodes"`
+	Next  string   `json:"next,omitempty"`
+}
+
+// HistoryRequest asks q.<node>.history for points by their own time.
+type HistoryRequest struct {
+	Up     string `json:"up,omitempty"` // set for the points of an edge from Up to the node
+	Type   string `json:"type"`
+	Key    string `json:"key,omitempty"`    // "0" by default
+	From   string `json:"from,omitempty"`   // RFC 3339, included; from the beginning by default
+	To     string `json:"to,omitempty"`     // RFC 3339, excluded; to the end by default
+	Every  string `json:"every,omitempty"`  // bucket width, such as "1m"; single points by default
+	Cursor string `json:"cursor,omitempty"` // Next of the page before
+	Limit  int    `json:"limit,omitempty"`  // points or buckets of a page; what fits by default
+}
+
+// Sample is one point of history.
+type Sample struct {
+	Time     string          `json:"time"`
+	DataType string          `json:"dataType"`
+	Value    json.RawMessage `json:"value"`
+	Text     string          `json:"text,omitempty"` // where value alone does not give the same bits back
+	Size     int             `json:"size,omitempty"` // bytes, where not the default of the data type
+	Removed  bool            `json:"removed,omitempty"`
+	Origin   string          `json:"origin,omitempty"`
+	Author   string          `json:"author"`
+}
+
+// Bucket summarises the points of one span of time. Min, max and mean are
+// over the numbers that are not NaN.
+type Bucket struct {
+	Time  string          `json:"time"` // its start
+	Count int             `json:"count"`
+	NaN   int             `json:"nan,omitempty"`
+	Min   json.RawMessage `json:"min"`
+	Max   json.RawMessage `json:"max"`
+	Mean  json.RawMessage `json:"mean"`
+	Last  json.RawMessage `json:"last"`
+}
+
+// Gap is a span of a log that this instance does not have.
+type Gap struct {
+	Author string `json:"author"`
+	From   uint64 `json:"from"`
+	To     uint64 `json:"to"`
+	Count  uint64 `json:"count"`
+	Reason string `json:"reason"` // "gap" or "removed"
+}
+
+// HistoryReply is one page of history.
+type HistoryReply struct {
+	Samples []Sample `json:"samples,omitempty"`
+	Buckets []Bucket `json:"buckets,omitempty"`
+	Gaps    []Gap    `json:"gaps,omitempty"`
+	Next    string   `json:"next,omitempty"`
+}
+
+// Status is what q.status and `status` tell about a running instance.
+type Status struct {
+	ID            string         `json:"id"`
+	Version       string         `json:"version"`
+	Connected     bool           `json:"connected"`
+	BacklogPoints uint64         `json:"backlogPoints"`
+	TxBytes       uint64         `json:"txBytes"`
+	RxBytes       uint64         `json:"rxBytes"`
+	StoreBytes    uint64         `json:"storeBytes"`
+	Listen        string         `json:"listen"`
+	Link          string         `json:"link,omitempty"` // what the link is doing, or why it stopped
+	LossWindow    string         `json:"lossWindow,omitempty"`
+	Counters      map[string]int `json:"counters,omitempty"`
+}
+
+// Applied is the JSON value of a gateway's answer to a setting.
+type Applied struct {
+	Time   string `json:"time"` // of the setting
+	OK     bool   `json:"ok"`
+	Code   string `json:"code,omitempty"` // unknown, range, type, driver
+	Reason string `json:"reason,omitempty"`
+}
+
+// DeviceAdd asks fleet.add for a new gateway.
+type DeviceAdd struct {
+	Name   string `json:"name"`
+	Parent string `json:"parent,omitempty"` // node id, the root by default
+	Plan   string `json:"plan,omitempty"`
+}
+
+// DeviceRef names a gateway in a fleet request.
+type DeviceRef struct {
+	ID string `json:"id"`
+}
+
+// DeviceToken is a new token and the line that an installer pastes.
+type DeviceToken struct {
+	ID     string `json:"id"`
+	Token  string `json:"token"`
+	Enroll string `json:"enroll"`
+}
+
+// Device is what the hub knows about a gateway.
+type Device struct {
+	ID        string         `json:"id"`
+	Name      string         `json:"name"`
+	Plan      string         `json:"plan"`
+	State     string         `json:"state"` // new, accepted, revoked
+	Online    bool           `json:"online"`
+	LastSeen  string         `json:"lastSeen,omitempty"`
+	LagPoints uint64         `json:"lagPoints"`
+	Aside     map[string]int `json:"aside,omitempty"` // points set aside, by reason
+	Link      string         `json:"link,omitempty"`  // what the link says, e.g. a clone
+}

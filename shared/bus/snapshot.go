@@ -1,0 +1,186 @@
+package bus
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+
+	"github.com/sapflow/sapflow/shared/frame"
+	"github.com/sapflow/sapflow/shared/journal"
+	"github.com/sapflow/sapflow/shared/state"
+)
+
+// Snapshot files: the newest and the one before it.
+const (
+	snapshotFile = "state.snap"
+	snapshotOld  = "state.snap.1"
+)
+
+// Meta stands in a snapshot beside the state.
+type Meta struct {
+	Streams map[string]uint64         `json:"streams"`         // stream sequences that the state covers
+	Acked   map[string]frame.Position `json:"acked,omitempty"` // ends of own logs at the other ends
+	Heads   map[string][]string       `json:"heads,omitempty"` // nodes whose heads a gateway still lacks
+	Views   map[string]uint64         `json:"views,omitempty"` // stream sequences that views have done
+	Session string                    `json:"session,omitempty"`
+}
+
+// Load reads the newest snapshot in dir that is whole, an empty state if
+// there is none. What it says of a damaged one is in the error, beside a
+// state that is good to use.
+func Load(dir string) (*state.State, Meta, error) {
+	var problems []error
+	for _, name := range []string{snapshotFile, snapshotOld} {
+		b, err := os.ReadFile(filepath.Join(dir, name))
+		if errors.Is(err, os.ErrNotExist) {
+			continue
+		}
+		var meta Meta
+		var s *state.State
+		if err == nil {
+			s, err = state.Restore(b, &meta)
+		}
+		if err == nil {
+			return s, meta, errors.Join(problems...)
+		}
+		problems = append(problems, fmt.Errorf("snapshot %s: %w", name, err))
+	}
+	return state.New(), Meta{}, errors.Join(problems...)
+}
+
+// Save writes a snapshot of the state durably; fill adds to its meta. The
+// stream sequences are taken before the state, so that the state covers at
+// least as much as they say.
+func (b *Instance) Save(dir string, fill func(*Meta)) error {
+	meta := Meta{Streams: map[string]uint64{}}
+	b.mu.Lock()
+	for name, w := range b.marks {
+		meta.Streams[name] = w.covered()
+	}
+	fill(&meta)
+	data, err := b.state.Snapshot(meta)
+	b.mu.Unlock()
+	if err != nil {
+		return err
+	}
+	return replaceFile(filepath.Join(dir, snapshotFile), filepath.Join(dir, snapshotOld), data)
+}
+
+// replaceFile writes data to name by way of a temporary file, keeping what
+// was there as old. A crash leaves a whole file under one of the two names.
+func replaceFile(name, old string, data []byte) (err error) {
+	tmp := name + ".tmp"
+	f, err := os.OpenFile(tmp, os.O_WRONLY|os.O_CREATE|os.O_TRUNC, 0o600)
+	if err != nil {
+		return fmt.Errorf("write snapshot: %w", err)
+	}
+	_, err = f.Write(data)
+	if err == nil {
+		err = f.Sync()
+	}
+	if closeErr := f.Close(); err == nil {
+		err = closeErr
+	}
+	if err != nil {
+		return fmt.Errorf("write snapshot: %w", err)
+	}
+	if err := os.Rename(name, old); err != nil && !errors.Is(err, os.ErrNotExist) {
+		return fmt.Errorf("keep old snapshot: %w", err)
+	}
+	if err := os.Rename(tmp, name); err != nil {
+		return fmt.Errorf("write snapshot: %w", err)
+	}
+	d, err := os.Open(filepath.Dir(name))
+	if err != nil {
+		return fmt.Errorf("write snapshot: %w", err)
+	}
+	defer d.Close()
+	if err := d.Sync(); err != nil {
+		return fmt.Errorf("write snapshot: %w", err)
+	}
+	return nil
+}
+
+// watermark follows which messages of a stream are in state, when several
+// are stored and applied side by side.
+type watermark struct {
+	highest uint64   // newest message applied
+	open    []uint64 // for each one being stored: highest when it began
+}
+
+func (w *watermark) covered() uint64 {
+	if len(w.open) > 0 {
+		return slices.Min(w.open)
+	}
+	return w.highest
+}
+
+// mark returns the watermark of a stream; the instance is locked.
+func (b *Instance) mark(stream string) *watermark {
+	w := b.marks[stream]
+	if w == nil {
+		w = &watermark{}
+		b.marks[stream] = w
+	}
+	return w
+}
+
+// Storing tells that a message of a stream is being stored; the returned
+// function tells its sequence once it is applied, 0 if it was not stored.
+func (b *Instance) Storing(stream string) (applied func(seq uint64)) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	w := b.mark(stream)
+	began := w.highest
+	w.open = append(w.open, began)
+	return func(seq uint64) {
+		b.mu.Lock()
+		defer b.mu.Unlock()
+		w.highest = max(w.highest, seq)
+		i := slices.Index(w.open, began)
+		w.open = slices.Delete(w.open, i, i+1)
+	}
+}
+
+// Covered returns up to which message of a stream the state covers all.
+func (b *Instance) Covered(stream string) uint64 {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.mark(stream).covered()
+}
+
+// SetCovered tells up to which message of a stream the state covers all: for
+// a log of this instance, whose points are in state before they are stored.
+func (b *Instance) SetCovered(stream string, seq uint64) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	w := b.mark(stream)
+	w.highest = max(w.highest, seq)
+}
+
+// Replay applies the messages of a stream after those that a snapshot
+// covers. author tells who wrote the log of a subject.
+func (b *Instance) Replay(ctx context.Context, stream string, s journal.Store, from uint64, author func(subject string) string) error {
+	b.SetCovered(stream, from)
+	for seq := from + 1; ; {
+		m, err := s.Next(ctx, seq)
+		if errors.Is(err, journal.ErrEmpty) {
+			return nil
+		}
+		if err != nil {
+			return fmt.Errorf("replay %s: %w", stream, err)
+		}
+		f, err := frame.Decode(m.Data, author(m.Subject))
+		if err != nil {
+			b.cfg.Logger.Error().Err(err).Str("stream", stream).Uint64("stream_seq", m.Seq).Msg("damaged frame skipped")
+			b.Count("damaged", 1)
+		} else {
+			b.Apply(f)
+		}
+		b.SetCovered(stream, m.Seq)
+		seq = m.Seq + 1
+	}
+}

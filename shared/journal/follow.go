@@ -1,0 +1,229 @@
+package journal
+
+import (
+	"context"
+	"errors"
+	"fmt"
+
+	"github.com/sapflow/sapflow/shared/frame"
+)
+
+// Locate tells whether a reader that stands at pos can go on from there: nil,
+// or ErrUnknown, ErrAhead or ErrDiffers.
+func (l *Log) Locate(ctx context.Context, pos frame.Position) error {
+	if pos == (frame.Position{}) {
+		return nil
+	}
+	l.mu.Lock()
+	if l.follower(pos) != nil || pos == l.tail {
+		l.mu.Unlock()
+		return nil
+	}
+	r := l.runOf(pos.Epoch)
+	l.mu.Unlock()
+	switch {
+	case r == nil:
+		return fmt.Errorf("epoch %s: %w", pos.Epoch, ErrUnknown)
+	case pos.Seq > r.last.Seq:
+		return fmt.Errorf("%d of epoch %s, which ends at %d: %w", pos.Seq, pos.Epoch, r.last.Seq, ErrAhead)
+	case pos.Seq == 0:
+		return nil
+	}
+	m, err := l.find(ctx, frame.Cursor{Epoch: pos.Epoch, Seq: pos.Seq - 1})
+	if err != nil {
+		return err
+	}
+	f, err := frame.Decode(m.Data, l.cfg.Author)
+	if err != nil {
+		return fmt.Errorf("message %d: %w", m.Seq, err)
+	}
+	sum := f.Sum
+	switch {
+	case f.Epoch != pos.Epoch || f.First > pos.Seq:
+		return nil // no longer held: nothing to compare with
+	case f.Last > pos.Seq:
+		rest, err := f.Cut(pos.Seq)
+		if err != nil {
+			return fmt.Errorf("%w: %w", ErrDiffers, err)
+		}
+		sum = rest.Base
+	}
+	if sum != pos.Sum {
+		return fmt.Errorf("%d of epoch %s: %w", pos.Seq, pos.Epoch, ErrDiffers)
+	}
+	return nil
+}
+
+// follower returns the newest epoch that was started for a reader at pos.
+func (l *Log) follower(pos frame.Position) *run {
+	for i := len(l.runs) - 1; i >= 0; i-- {
+		if r := &l.runs[i]; r.before == pos && pos != (frame.Position{}) {
+			return r
+		}
+	}
+	return nil
+}
+
+func (l *Log) runOf(e frame.Epoch) *run {
+	for i := range l.runs {
+		if l.runs[i].epoch == e {
+			r := l.runs[i]
+			return &r
+		}
+	}
+	return nil
+}
+
+// Started tells whether this log began the epoch.
+func (l *Log) Started(e frame.Epoch) bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.runOf(e) != nil
+}
+
+// find returns the first message whose frame ends after the cursor.
+func (l *Log) find(ctx context.Context, c frame.Cursor) (Message, error) {
+	l.mu.Lock()
+	hi := l.stream
+	l.mu.Unlock()
+	if hi == 0 {
+		return Message{}, ErrEmpty
+	}
+	return search(ctx, l.cfg.Store, hi, func(f *frame.Frame) bool { return c.Less(f.End().Cursor) })
+}
+
+// After returns the next frame for a reader at pos, merged from several where
+// that fits limit points, or nil if there is none. pos must have passed
+// Locate, or be the end of a frame that After returned.
+func (l *Log) After(ctx context.Context, pos frame.Position, limit int) (*frame.Frame, error) {
+	l.mu.Lock()
+	start, hinted := l.hint.next, l.hint.pos == pos && l.hint.next > 0
+	follower := l.follower(pos)
+	end := l.stream
+	l.mu.Unlock()
+	var m Message
+	var err error
+	switch {
+	case follower != nil && follower.first == 0:
+		return nil, nil
+	case follower != nil:
+		m, err = l.cfg.Store.Next(ctx, follower.first)
+	case hinted && start > end:
+		return nil, nil
+	case hinted || pos == (frame.Position{}):
+		m, err = l.cfg.Store.Next(ctx, start*b2u(hinted))
+	default:
+		m, err = l.find(ctx, pos.Cursor)
+	}
+	if errors.Is(err, ErrEmpty) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	f, err := frame.Decode(m.Data, l.cfg.Author)
+	if err != nil {
+		return nil, fmt.Errorf("message %d: %w", m.Seq, err)
+	}
+	if f, err = l.attach(f, pos); err != nil || f.Points() == 0 {
+		return f, err
+	}
+	return l.grow(ctx, f, m.Seq, limit)
+}
+
+func b2u(b bool) uint64 {
+	if b {
+		return 1
+	}
+	return 0
+}
+
+// attach makes the stored frame f the one that continues at pos: cut where
+// pos lies within it, and with a gap before it where frames between are no
+// longer held.
+func (l *Log) attach(f *frame.Frame, pos frame.Position) (*frame.Frame, error) {
+	if f.Epoch == pos.Epoch {
+		if f.First <= pos.Seq {
+			return f.Cut(pos.Seq)
+		}
+		if f.Prev != pos.Seq {
+			g := *f
+			g.Prev, g.Before = pos.Seq, frame.Position{}
+			return &g, nil
+		}
+		return f, nil
+	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if r := l.runOf(pos.Epoch); r != nil && pos.Seq < r.last.Seq { // the rest of its epoch is gone
+		return &frame.Frame{
+			Kind: l.cfg.Kind, Now: f.Now, Epoch: pos.Epoch, Prev: pos.Seq,
+			First: r.last.Seq + 1, Last: r.last.Seq, Base: r.last.Sum, Sum: r.last.Sum,
+		}, nil
+	}
+	if f.Prev == 0 && f.Before == pos {
+		return f, nil
+	}
+	g := *f // the beginning of its epoch, or whole epochs between, are gone
+	g.Prev, g.Before = 0, pos
+	return &g, nil
+}
+
+// grow merges the frames behind f into it while they fit, and remembers where
+// it stopped.
+func (l *Log) grow(ctx context.Context, f *frame.Frame, seq uint64, limit int) (*frame.Frame, error) {
+	size := estimate(f)
+	if t := f.Truncate(limit); t != f {
+		return t, nil // the next call finds the rest by position
+	}
+	l.mu.Lock()
+	end := l.stream
+	l.mu.Unlock()
+	for seq < end {
+		m, err := l.cfg.Store.Next(ctx, seq+1)
+		if errors.Is(err, ErrEmpty) {
+			break
+		}
+		if err != nil {
+			return nil, err
+		}
+		g, err := frame.Decode(m.Data, l.cfg.Author)
+		if err != nil {
+			return nil, fmt.Errorf("message %d: %w", m.Seq, err)
+		}
+		if size += estimate(g); size > maxFrameBytes || len(f.Entries)+len(g.Entries) > limit {
+			break
+		}
+		merged, err := f.Merge(g)
+		if err != nil {
+			break // another epoch begins
+		}
+		f, seq = merged, m.Seq
+	}
+	l.mu.Lock()
+	l.hint = place{f.End(), seq + 1}
+	l.mu.Unlock()
+	return f, nil
+}
+
+func estimate(f *frame.Frame) int {
+	n := 0
+	for i := range f.Entries {
+		n += len(f.Entries[i].Data) + len(f.Entries[i].Origin) + pointOverhead
+	}
+	return n
+}
+
+// First returns the first number still held of the epoch that the log begins
+// with, 0 when it holds nothing or cannot be read.
+func (l *Log) First(ctx context.Context) uint64 {
+	m, err := l.cfg.Store.Next(ctx, 1)
+	if err != nil {
+		return 0
+	}
+	f, err := frame.DecodeHeader(m.Data)
+	if err != nil {
+		return 0
+	}
+	return f.First
+}

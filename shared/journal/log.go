@@ -1,0 +1,513 @@
+// Package journal owns logs: append-only sequences of frames on a store, with
+// one writer each. A Log is a log that this instance writes; a Replica is the
+// copy of a log that another instance writes.
+//
+// It guarantees that a point is numbered once, that a frame once stored never
+// changes, and that whoever follows a log by position gets every point once
+// and in order, across restarts, lost tails and new epochs. It leaves what
+// the points mean to the bus and when they are sent to the link.
+package journal
+
+import (
+	"context"
+	"crypto/rand"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"sync"
+	"time"
+
+	"github.com/rs/zerolog"
+
+	"github.com/sapflow/sapflow/shared/frame"
+)
+
+// Limits of one frame, so that it fits the 256 KB payload of a link.
+const (
+	maxFramePoints = 10_000
+	maxFrameBytes  = 128 << 10 // estimate before compression
+	pointOverhead  = 12        // estimate of a point's columns besides its value
+)
+
+// maxPending bounds the points that wait for a commit; beyond it writers get
+// ErrFull. It holds what arrives while a slow disk syncs.
+const maxPending = 200_000
+
+// Errors of writing.
+var (
+	// ErrFull is returned when too many points wait for a commit.
+	ErrFull = errors.New("too many points wait for the disk")
+	// ErrClosed is returned once the log is closed.
+	ErrClosed = errors.New("log is closed")
+)
+
+// Config says how a log is written.
+type Config struct {
+	Store  Store
+	Author string          // the instance that writes the log
+	Kind   frame.Kind      // frame.Log, or frame.Relay for a log of others' points
+	Clean  bool            // the last run stopped cleanly: its epoch goes on
+	Every  time.Duration   // commit interval, 10 s by default
+	Now    func() uint64   // estimate of hub time, ns
+	Random func() uint64   // random bits of epochs, crypto/rand by default
+	Log    zerolog.Logger  // silent by default
+	Notify func(Committed) // called after each commit, in order; must not block
+}
+
+// Committed tells of a frame that became durable.
+type Committed struct {
+	Frame  *frame.Frame
+	Stream uint64 // stream sequence
+}
+
+// Log is a log that this instance writes.
+type Log struct {
+	cfg  Config
+	wake chan struct{} // capacity 1: something urgent waits, or the interval changed
+
+	addMu    sync.Mutex // held while points get numbers; a new epoch holds it throughout
+	commitMu sync.Mutex // held by whoever appends to the store
+
+	mu      sync.Mutex
+	runs    []run          // epochs, oldest first; the last one is being written
+	tail    frame.Position // end of the last durable frame, in the epoch being written
+	stream  uint64         // stream sequence of the last durable frame of all
+	seq     uint64         // last number given out in the epoch
+	pending []frame.Entry  // numbered, not durable
+	waiters []waiter
+	urgent  bool
+	covers  frame.Covers
+	closed  bool
+	hint    place // where the reader of After stands
+}
+
+type waiter struct {
+	seq  uint64 // durable when this number is
+	done func(error)
+}
+
+type place struct {
+	pos  frame.Position
+	next uint64 // stream sequence to read at or after
+}
+
+// Open returns the log on a store. Without a clean stop before it, it starts
+// a new epoch with the first frame it writes.
+func Open(ctx context.Context, cfg Config) (*Log, error) {
+	if cfg.Every == 0 {
+		cfg.Every = 10 * time.Second
+	}
+	if cfg.Kind == 0 {
+		cfg.Kind = frame.Log
+	}
+	if cfg.Random == nil {
+		cfg.Random = randomBits
+	}
+	if cfg.Notify == nil {
+		cfg.Notify = func(Committed) {}
+	}
+	l := &Log{cfg: cfg, wake: make(chan struct{}, 1)}
+	runs, tail, err := scan(ctx, cfg.Store)
+	if err != nil {
+		return nil, fmt.Errorf("open log: %w", err)
+	}
+	l.runs, l.stream = runs, tail.Seq
+	if len(runs) == 0 {
+		l.begin(frame.Position{})
+		return l, nil
+	}
+	l.tail = runs[len(runs)-1].last
+	l.seq = l.tail.Seq
+	last, err := frame.DecodeHeader(tail.Data)
+	if err != nil {
+		return nil, fmt.Errorf("open log: %w", err)
+	}
+	l.covers = last.Covers
+	if !cfg.Clean {
+		l.begin(l.tail)
+		if last.Again != (frame.Cursor{}) {
+			err = l.repeat(ctx, last.Again, runs[len(runs)-1].first)
+		}
+	}
+	return l, err
+}
+
+func randomBits() uint64 {
+	var b [8]byte
+	_, _ = rand.Read(b[:]) // never fails
+	return binary.LittleEndian.Uint64(b[:])
+}
+
+// begin starts an epoch that follows the position before.
+func (l *Log) begin(before frame.Position) {
+	var known frame.Epoch
+	if n := len(l.runs); n > 0 {
+		known = l.runs[n-1].epoch
+		if l.runs[n-1].first == 0 { // never written: replace it
+			l.runs = l.runs[:n-1]
+		}
+	}
+	epoch := known.Next(l.cfg.Random(), before.Epoch)
+	l.runs = append(l.runs, run{epoch: epoch, before: before, last: frame.Position{Cursor: frame.Cursor{Epoch: epoch}}})
+	l.tail = frame.Position{Cursor: frame.Cursor{Epoch: epoch}}
+	l.seq = 0
+}
+
+// Add numbers a group of entries and queues it for the next commit; it fills
+// in author (for a log of its own points) and place. With done the commit
+// happens at once, and done is called, from the goroutine of Run, when the
+// group is durable or the attempt failed; in the latter case the log goes on
+// trying.
+func (l *Log) Add(entries []frame.Entry, done func(error)) error {
+	l.addMu.Lock()
+	defer l.addMu.Unlock()
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.closed {
+		return ErrClosed
+	}
+	if len(l.pending)+len(entries) > maxPending {
+		return ErrFull
+	}
+	for i := range entries {
+		l.seq++
+		entries[i].More = i < len(entries)-1
+		if l.cfg.Kind == frame.Log {
+			entries[i].Author, entries[i].At = l.cfg.Author, frame.Cursor{Epoch: l.tail.Epoch, Seq: l.seq}
+		}
+	}
+	l.pending = append(l.pending, entries...)
+	if done != nil {
+		l.waiters = append(l.waiters, waiter{l.seq, done})
+		l.urgent = true
+	}
+	if done != nil || len(l.pending) >= maxFramePoints || len(l.pending) == len(entries) {
+		l.signal()
+	}
+	return nil
+}
+
+func (l *Log) signal() {
+	select {
+	case l.wake <- struct{}{}:
+	default:
+	}
+}
+
+// SetEvery changes the commit interval.
+func (l *Log) SetEvery(d time.Duration) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.cfg.Every = d
+	l.signal()
+}
+
+// Every returns the commit interval: the most that a power cut can lose.
+func (l *Log) Every() time.Duration {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.cfg.Every
+}
+
+// Run commits what is queued, at the interval or at once where somebody
+// waits, until ctx ends; then it commits the rest.
+func (l *Log) Run(ctx context.Context) error {
+	var due <-chan time.Time
+	timer := time.NewTimer(time.Hour)
+	defer timer.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			final, cancel := context.WithTimeout(context.WithoutCancel(ctx), 2*ioTimeout)
+			defer cancel()
+			return l.close(final)
+		case <-l.wake:
+		case <-due:
+			due = nil
+			l.mu.Lock()
+			l.urgent = true
+			l.mu.Unlock()
+		}
+		l.mu.Lock()
+		now := l.urgent || len(l.pending) >= maxFramePoints
+		waiting, every := len(l.pending) > 0, l.cfg.Every
+		l.mu.Unlock()
+		if now {
+			if err := l.Commit(ctx); err != nil && ctx.Err() == nil {
+				l.cfg.Log.Warn().Err(err).Msg("commit failed, trying again")
+				timer.Reset(time.Second)
+				due = timer.C
+				continue
+			}
+			due = nil
+			l.mu.Lock()
+			waiting = len(l.pending) > 0
+			l.mu.Unlock()
+		}
+		if waiting && due == nil {
+			timer.Reset(every)
+			due = timer.C
+		}
+	}
+}
+
+func (l *Log) close(ctx context.Context) error {
+	l.mu.Lock()
+	l.closed = true
+	l.mu.Unlock()
+	if err := l.Commit(ctx); err != nil {
+		return fmt.Errorf("close log: %w", err)
+	}
+	return nil
+}
+
+// Commit makes everything durable that was added before the call.
+func (l *Log) Commit(ctx context.Context) error {
+	l.commitMu.Lock()
+	defer l.commitMu.Unlock()
+	return l.commit(ctx)
+}
+
+func (l *Log) commit(ctx context.Context) error {
+	l.mu.Lock()
+	l.urgent = false
+	until := l.seq
+	l.mu.Unlock()
+	for {
+		f := l.nextFrame(until)
+		if f == nil {
+			return nil
+		}
+		err := l.append(ctx, f)
+		l.settle(f.Last, len(f.Entries), err)
+		if err != nil {
+			return err
+		}
+	}
+}
+
+// nextFrame builds a frame of the first pending points up to number until.
+func (l *Log) nextFrame(until uint64) *frame.Frame {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if len(l.pending) == 0 || l.tail.Seq >= until {
+		return nil
+	}
+	n := frameSize(l.pending)
+	entries := l.pending[:n:n]
+	f := l.blank()
+	f.Entries = entries
+	f.Seal()
+	return f
+}
+
+// blank returns an empty frame at the end of the log.
+func (l *Log) blank() *frame.Frame {
+	f := &frame.Frame{
+		Kind: l.cfg.Kind, Now: l.cfg.Now(), Epoch: l.tail.Epoch,
+		Prev: l.tail.Seq, First: l.tail.Seq + 1, Base: l.tail.Sum, Covers: l.covers,
+	}
+	if l.tail.Seq == 0 {
+		f.Before = l.runs[len(l.runs)-1].before
+	}
+	return f
+}
+
+// frameSize returns how many of the entries go into one frame: whole groups
+// up to the limits, at least one group.
+func frameSize(entries []frame.Entry) int {
+	n, size := 0, 0
+	frame.Groups(entries, func(group []frame.Entry) bool {
+		for i := range group {
+			size += len(group[i].Data) + len(group[i].Origin) + pointOverhead
+		}
+		if n > 0 && (size > maxFrameBytes || n+len(group) > maxFramePoints) {
+			return false
+		}
+		n += len(group)
+		return true
+	})
+	return n
+}
+
+// append stores f at the end of the log. When it is not clear whether the
+// store has it, it looks.
+func (l *Log) append(ctx context.Context, f *frame.Frame) error {
+	data := f.Encode()
+	seq, err := l.cfg.Store.Append(ctx, data, l.stream)
+	if err != nil {
+		last, lastErr := l.cfg.Store.Last(ctx)
+		if lastErr != nil {
+			return err
+		}
+		h, headErr := frame.DecodeHeader(last.Data)
+		if headErr != nil || h.End() != f.End() || last.Seq <= l.stream {
+			return err
+		}
+		seq = last.Seq
+	}
+	l.mu.Lock()
+	l.tail, l.stream = f.End(), seq
+	r := &l.runs[len(l.runs)-1]
+	if r.first == 0 {
+		r.first = seq
+	}
+	r.last = l.tail
+	l.mu.Unlock()
+	l.cfg.Notify(Committed{f, seq})
+	return nil
+}
+
+// settle drops n points from the queue and tells those who waited for them.
+func (l *Log) settle(last uint64, n int, err error) {
+	l.mu.Lock()
+	if err == nil {
+		l.pending = l.pending[n:]
+		if len(l.pending) == 0 {
+			l.pending = nil
+		}
+	}
+	k := 0
+	for k < len(l.waiters) && l.waiters[k].seq <= last {
+		k++
+	}
+	ready := l.waiters[:k]
+	l.waiters = l.waiters[k:]
+	l.mu.Unlock()
+	for _, w := range ready {
+		w.done(err)
+	}
+}
+
+// Relay appends entries of other authors as frames of their own, durable on
+// return, and records that the source streams are covered up to covers. An
+// empty list records nothing: the next frame will.
+func (l *Log) Relay(ctx context.Context, entries []frame.Entry, covers frame.Covers) error {
+	l.commitMu.Lock()
+	defer l.commitMu.Unlock()
+	for len(entries) > 0 {
+		n := frameSize(entries)
+		l.mu.Lock()
+		if n == len(entries) { // only the last piece covers the source
+			l.covers = covers
+		}
+		f := l.blank()
+		l.mu.Unlock()
+		f.Entries, entries = entries[:n], entries[n:]
+		f.Seal()
+		if err := l.append(ctx, f); err != nil {
+			return err
+		}
+		l.mu.Lock()
+		l.seq = l.tail.Seq
+		l.mu.Unlock()
+	}
+	return nil
+}
+
+// Covers returns how far the last relay frame covers its sources.
+func (l *Log) Covers() frame.Covers {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.covers
+}
+
+// Tail returns the end of what is durable.
+func (l *Log) Tail() frame.Position {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.tail
+}
+
+// Stream returns the stream sequence of the last durable frame.
+func (l *Log) Stream() uint64 {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.stream
+}
+
+// Lag returns how many points come after a position, those not durable yet
+// included.
+func (l *Log) Lag(pos frame.Position) uint64 {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	n := uint64(len(l.pending))
+	for i := len(l.runs) - 1; i >= 0; i-- {
+		r := &l.runs[i]
+		if r.epoch == pos.Epoch {
+			return n + r.last.Seq - min(pos.Seq, r.last.Seq)
+		}
+		n += r.last.Seq
+		if r.before == pos {
+			break
+		}
+	}
+	return n
+}
+
+// Fork starts a new epoch that follows before, the place where the reader
+// stands, and repeats there every point after the cursor acked: the reader
+// has not got those, or has others in their place. Writers wait meanwhile.
+func (l *Log) Fork(ctx context.Context, before frame.Position, acked frame.Cursor) error {
+	l.addMu.Lock()
+	defer l.addMu.Unlock()
+	l.commitMu.Lock()
+	defer l.commitMu.Unlock()
+	if err := l.commit(ctx); err != nil {
+		return fmt.Errorf("commit before a new epoch: %w", err)
+	}
+	l.mu.Lock()
+	end := l.stream + 1
+	l.begin(before)
+	l.mu.Unlock()
+	l.cfg.Log.Info().Stringer("epoch", l.Tail().Epoch).Stringer("before", before.Epoch).Uint64("before_seq", before.Seq).Msg("new epoch")
+	return l.repeat(ctx, acked, end)
+}
+
+// repeat appends again all frames after the cursor from that stand before
+// the stream sequence end.
+func (l *Log) repeat(ctx context.Context, from frame.Cursor, end uint64) error {
+	for seq := uint64(1); ; {
+		m, err := l.cfg.Store.Next(ctx, seq)
+		if errors.Is(err, ErrEmpty) || err == nil && m.Seq >= end {
+			return nil
+		}
+		if err != nil {
+			return fmt.Errorf("repeat unacked points: %w", err)
+		}
+		seq = m.Seq + 1
+		old, err := frame.Decode(m.Data, l.cfg.Author)
+		if err != nil {
+			l.cfg.Log.Error().Err(err).Uint64("stream_seq", m.Seq).Msg("damaged frame skipped")
+			continue
+		}
+		if !from.Less(old.End().Cursor) {
+			continue
+		}
+		if old.Epoch == from.Epoch && old.First <= from.Seq {
+			if old, err = old.Cut(from.Seq); err != nil {
+				return fmt.Errorf("repeat unacked points: %w", err)
+			}
+		}
+		if len(old.Entries) == 0 {
+			continue
+		}
+		l.mu.Lock()
+		f := l.blank()
+		l.mu.Unlock()
+		f.Now, f.Covers, f.Again = old.Now, old.Covers, old.End().Cursor
+		f.Entries = old.Entries
+		f.Seal()
+		if f.Kind == frame.Log {
+			for i := range f.Entries {
+				f.Entries[i].At = frame.Cursor{Epoch: f.Epoch, Seq: f.First + uint64(i)}
+			}
+		}
+		if err := l.append(ctx, f); err != nil {
+			return fmt.Errorf("repeat unacked points: %w", err)
+		}
+		l.mu.Lock()
+		l.seq = l.tail.Seq
+		l.mu.Unlock()
+	}
+}

@@ -1,0 +1,412 @@
+package link
+
+import (
+	"context"
+	"errors"
+	"sync"
+	"time"
+
+	"github.com/rs/zerolog"
+
+	"github.com/sapflow/sapflow/shared/frame"
+	"github.com/sapflow/sapflow/shared/journal"
+	"github.com/sapflow/sapflow/shared/subject"
+)
+
+// Limits of a peer.
+const (
+	// inboxSize bounds the messages that wait for a peer. The protocol has at
+	// most one parcel and a few small messages on the way; what comes beyond
+	// that is dropped and counted.
+	inboxSize = 32
+	// maxHeadsBytes bounds the values of one heads frame.
+	maxHeadsBytes = 96 << 10
+	maxHeads      = 5_000
+	// framePoints bounds a frame; its bytes are bounded by the journal.
+	framePoints = 10_000
+	// assumedRate is the line rate in bytes per second that a wait allows for:
+	// the slowest line that the link is made for, 20 kbit/s.
+	assumedRate = 2500
+)
+
+// Config says what a peer connects.
+type Config struct {
+	Gateway bool // this end is the gateway
+	Out     *journal.Log
+	In      *journal.Replica
+	Author  string         // who writes In
+	Acked   frame.Position // last known end of Out at the other end
+
+	// Send puts a message of a verb on its way; it must not block.
+	Send func(verb string, data []byte) error
+	// Store judges, stores and applies a frame of In. Its error is retried by
+	// the other end.
+	Store func(ctx context.Context, f *frame.Frame) ([]AsideCount, error)
+	// Merge merges winners of the other end; durable on return.
+	Merge func(ctx context.Context, f *frame.Frame) error
+	// Heads returns the winners that the other end should have.
+	Heads func() []frame.Entry
+	// HeadsSent is called when the other end has them.
+	HeadsSent func()
+	// Cut closes the connection so that a new one is made.
+	Cut func()
+	// Acked is called when the other end holds more of Out.
+	OnAcked func(frame.Position)
+	// OnTime tells the other end's estimate of hub time.
+	OnTime func(ns uint64)
+	// Idle is the longest silence; then an empty frame goes out. 5 min by default.
+	Idle   time.Duration
+	Now    func() uint64 // estimate of hub time, ns
+	Random func() uint64
+	Log    zerolog.Logger
+}
+
+// Peer runs a Machine at one end of a link.
+type Peer struct {
+	cfg     Config
+	machine *Machine
+	inbox   chan message  // closed by nobody; bounded by inboxSize
+	kick    chan struct{} // capacity 1: a flag below has changed
+
+	mu        sync.Mutex
+	connected bool
+	changed   bool // of connected
+	appended  bool
+	headsDue  bool
+	status    Status
+
+	// Used by Run only.
+	timer    *time.Timer
+	sent     int // bytes of the last parcel
+	gathered []frame.Entry
+}
+
+type message struct {
+	verb string
+	data []byte
+}
+
+// Status is what a peer tells about its link.
+type Status struct {
+	Phase     Phase
+	Halted    string         // why the link stopped for good
+	Acked     frame.Position // end of the own log at the other end
+	LastHeard time.Time      // of the last message that made sense
+	Aside     map[string]int // points set aside here or at the other end
+	Dropped   int            // messages that found the inbox full
+	Malformed int            // messages that could not be read
+	Hellos    int            // sessions opened
+}
+
+// NewPeer returns a peer that is not connected.
+func NewPeer(cfg Config) *Peer {
+	if cfg.Idle == 0 {
+		cfg.Idle = 5 * time.Minute
+	}
+	p := &Peer{
+		cfg: cfg, machine: NewMachine(cfg.Gateway, cfg.In.Position(), cfg.Acked, cfg.Random),
+		inbox: make(chan message, inboxSize), kick: make(chan struct{}, 1),
+	}
+	p.status.Acked = cfg.Acked
+	p.status.Aside = map[string]int{}
+	return p
+}
+
+// Deliver hands a message of the other end to the peer.
+func (p *Peer) Deliver(verb string, data []byte) {
+	select {
+	case p.inbox <- message{verb, data}:
+	default:
+		p.mu.Lock()
+		p.status.Dropped++
+		p.mu.Unlock()
+	}
+}
+
+// SetConnected tells whether the way to the other end is open.
+func (p *Peer) SetConnected(up bool) {
+	p.mu.Lock()
+	if p.connected != up {
+		p.connected, p.changed = up, true
+	}
+	p.mu.Unlock()
+	p.poke()
+}
+
+// Appended tells that Out has more.
+func (p *Peer) Appended() {
+	p.mu.Lock()
+	p.appended = true
+	p.mu.Unlock()
+	p.poke()
+}
+
+// SendHeads tells that the other end should get heads.
+func (p *Peer) SendHeads() {
+	p.mu.Lock()
+	p.headsDue = true
+	p.mu.Unlock()
+	p.poke()
+}
+
+func (p *Peer) poke() {
+	select {
+	case p.kick <- struct{}{}:
+	default:
+	}
+}
+
+// Status returns a copy of what the peer knows.
+func (p *Peer) Status() Status {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	s := p.status
+	s.Aside = make(map[string]int, len(p.status.Aside))
+	for k, n := range p.status.Aside {
+		s.Aside[k] = n
+	}
+	return s
+}
+
+// Run runs the link until ctx ends.
+func (p *Peer) Run(ctx context.Context) error {
+	p.timer = time.NewTimer(time.Hour)
+	p.timer.Stop()
+	defer p.timer.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case m := <-p.inbox:
+			if ev := p.decode(m); ev != nil {
+				p.step(ctx, ev)
+			}
+		case <-p.kick:
+			for _, ev := range p.flags() {
+				p.step(ctx, ev)
+			}
+		case <-p.timer.C:
+			p.step(ctx, Fired{})
+		}
+		p.mu.Lock()
+		p.status.Phase, p.status.Acked = p.machine.Phase(), p.machine.AckedPosition()
+		p.mu.Unlock()
+	}
+}
+
+func (p *Peer) flags() (events []Event) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.changed {
+		if !p.connected {
+			events = append(events, Disconnected{})
+		} else {
+			events = append(events, Connected{})
+		}
+	}
+	if p.headsDue {
+		events = append(events, HeadsDue{})
+	}
+	if p.appended {
+		events = append(events, Appended{})
+	}
+	p.changed, p.headsDue, p.appended = false, false, false
+	return events
+}
+
+func (p *Peer) decode(m message) Event {
+	var ev Event
+	var err error
+	switch m.verb {
+	case subject.Hello:
+		var h Hello
+		if h, err = DecodeHello(m.data); err == nil {
+			p.heard(h.Time)
+			ev = Greeted{h}
+		}
+	case subject.Frame:
+		var q Parcel
+		if q, err = DecodeParcel(m.data, p.cfg.Author); err == nil {
+			if q.Frame == nil {
+				p.cfg.Log.Warn().Stringer("code", q.Fault).Int("bytes", len(m.data)).Msg("frame refused")
+				p.malformed()
+			}
+			p.heard(0)
+			ev = Arrived{q}
+		}
+	case subject.Ack:
+		var a Ack
+		if a, err = DecodeAck(m.data); err == nil {
+			p.heard(a.Time)
+			p.countAside(a.Aside)
+			ev = Answered{a}
+		}
+	default:
+		err = ErrMessage
+	}
+	if err != nil {
+		p.malformed()
+		p.cfg.Log.Debug().Str("verb", m.verb).Int("bytes", len(m.data)).Msg("message of the link is malformed")
+	}
+	return ev
+}
+
+func (p *Peer) malformed() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.status.Malformed++
+}
+
+func (p *Peer) heard(hubTime uint64) {
+	p.mu.Lock()
+	p.status.LastHeard = time.Now()
+	p.mu.Unlock()
+	if hubTime != 0 && p.cfg.OnTime != nil {
+		p.cfg.OnTime(hubTime)
+	}
+}
+
+func (p *Peer) countAside(counts []AsideCount) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	for _, c := range counts {
+		p.status.Aside[c.Reason.String()] += int(c.Count)
+	}
+}
+
+// step runs one event and all that follows from it.
+func (p *Peer) step(ctx context.Context, ev Event) {
+	for ev != nil {
+		before := p.machine.Phase()
+		actions := p.machine.Step(ev)
+		ev = nil
+		for _, a := range actions {
+			ev = p.do(ctx, a)
+		}
+		if after := p.machine.Phase(); after != before {
+			p.cfg.Log.Debug().Stringer("phase", after).Msg("link phase changed")
+		}
+	}
+}
+
+// do performs an action and returns the event that answers it, if one does.
+func (p *Peer) do(ctx context.Context, a Action) Event {
+	switch a := a.(type) {
+	case Greet:
+		p.greet(ctx, a.Conn)
+	case Send:
+		if a.Parcel.Frame.Now == 0 {
+			a.Parcel.Frame.Now = p.cfg.Now()
+		}
+		data := a.Parcel.Encode()
+		p.sent = len(data)
+		p.send(subject.Frame, data)
+	case Reply:
+		a.Ack.Time, a.Ack.Newest = p.cfg.Now(), p.cfg.Out.Tail().Seq
+		p.send(subject.Ack, a.Ack.Encode())
+	case Locate:
+		err := p.cfg.Out.Locate(ctx, a.Pos)
+		clone := p.cfg.Gateway && errors.Is(err, journal.ErrUnknown) && p.machine.AckedPosition() != (frame.Position{})
+		if err != nil {
+			p.cfg.Log.Info().Err(err).Msg("the other end stands elsewhere")
+		}
+		return Located{Err: err, Clone: clone}
+	case Fork:
+		err := p.cfg.Out.Fork(ctx, a.Before, a.Acked)
+		if err != nil {
+			p.cfg.Log.Error().Err(err).Msg("new epoch failed")
+		}
+		return Forked{Err: err}
+	case Fetch:
+		f, err := p.cfg.Out.After(ctx, a.After, framePoints)
+		if err != nil && ctx.Err() == nil {
+			p.cfg.Log.Error().Err(err).Msg("read log failed")
+		}
+		return Fetched{Frame: f, Err: err}
+	case Gather:
+		return p.gather(a.First)
+	case Store:
+		return p.store(ctx, a.Frame)
+	case Merge:
+		if err := p.cfg.Merge(ctx, a.Frame); err != nil {
+			return p.failed(err)
+		}
+		return Stored{In: p.cfg.In.Position()}
+	case Wait:
+		p.timer.Stop()
+		if a.For > 0 {
+			d := a.For
+			if a.Sent {
+				d = max(d, 3*time.Duration(p.sent)*time.Second/assumedRate)
+			}
+			p.timer.Reset(d)
+		}
+	case Idle:
+		p.timer.Reset(p.cfg.Idle)
+	case Cut:
+		p.cfg.Log.Info().Msg("no answer, connection cut")
+		p.cfg.Cut()
+	case Acked:
+		p.cfg.OnAcked(a.Pos)
+	case HeadsSent:
+		p.cfg.HeadsSent()
+	case Halt:
+		p.mu.Lock()
+		p.status.Halted = a.Reason
+		p.mu.Unlock()
+		p.cfg.Log.Error().Str("reason", a.Reason).Msg("link stopped")
+	}
+	return nil
+}
+
+func (p *Peer) send(verb string, data []byte) {
+	if err := p.cfg.Send(verb, data); err != nil {
+		p.cfg.Log.Debug().Err(err).Str("verb", verb).Msg("send failed")
+	}
+}
+
+func (p *Peer) greet(ctx context.Context, conn uint64) {
+	h := Hello{
+		Conn: conn, Version: frame.Version, Flush: p.cfg.Idle, Time: p.cfg.Now(),
+		Out: p.cfg.Out.Tail(), OutFirst: p.cfg.Out.First(ctx), In: p.cfg.In.Position(),
+	}
+	p.mu.Lock()
+	p.status.Hellos++
+	p.mu.Unlock()
+	p.send(subject.Hello, h.Encode())
+}
+
+func (p *Peer) gather(first bool) Event {
+	if first {
+		p.gathered = p.cfg.Heads()
+	}
+	n, size := 0, 0
+	for n < len(p.gathered) && n < maxHeads && (n == 0 || size+len(p.gathered[n].Data) <= maxHeadsBytes) {
+		size += len(p.gathered[n].Data) + 64
+		n++
+	}
+	if n == 0 {
+		return Gathered{}
+	}
+	f := &frame.Frame{Kind: frame.Heads, Now: p.cfg.Now(), Entries: p.gathered[:n]}
+	p.gathered = p.gathered[n:]
+	return Gathered{Frame: f, More: len(p.gathered) > 0}
+}
+
+func (p *Peer) store(ctx context.Context, f *frame.Frame) Event {
+	aside, err := p.cfg.Store(ctx, f)
+	if err != nil {
+		return p.failed(err)
+	}
+	p.countAside(aside)
+	return Stored{In: p.cfg.In.Position(), Aside: aside}
+}
+
+func (p *Peer) failed(err error) Event {
+	p.cfg.Log.Warn().Err(err).Msg("frame not stored")
+	code := Busy
+	if errors.Is(err, journal.ErrDiskFull) {
+		code = DiskFull
+	}
+	return Stored{In: p.cfg.In.Position(), Code: code, Retry: 5 * time.Second}
+}

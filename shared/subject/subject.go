@@ -1,0 +1,162 @@
+// Package subject owns every subject, stream and bucket name of Sapflow, as
+// small typed functions, so that no other package spells one out.
+//
+// The public ones (p, j, q, up) are the same at both ends and never change;
+// the log and node stream subjects are private to an instance.
+package subject
+
+import (
+	"strings"
+
+	"github.com/sapflow/sapflow/shared/point"
+)
+
+// Verbs of the public subjects.
+const (
+	Write     = "p"  // one point, or a group with the bare subject
+	WriteJSON = "j"  // the same in JSON
+	Query     = "q"  // nodes, tree, history
+	Live      = "up" // points that became state
+)
+
+// Point returns the public subject that a program writes s to.
+func Point(s point.Series) string { return Write + "." + s.String() }
+
+// Up returns the subject on which ancestor's listeners hear s.
+func Up(ancestor string, s point.Series) string { return Live + "." + ancestor + "." + s.String() }
+
+// UpAll returns the subscription for all that happens below a node.
+func UpAll(ancestor string) string { return Live + "." + ancestor + ".>" }
+
+// Ask returns the subject of a query about a node: q.<node>.<verb>.
+func Ask(node, verb string) string { return Query + "." + node + "." + verb }
+
+// Fleet returns the subject of a request about gateways, which only the
+// hub's own trusted programs may send.
+func Fleet(verb string) string { return "fleet." + verb }
+
+// Instance returns the subject on which a running instance tells about
+// itself: q.<verb> cannot clash with q.<node>.<verb>, which has a token more.
+func Instance(verb string) string { return Query + "." + verb }
+
+// ParseSeries reads the tokens behind a verb: node.type.key or
+// up.down.type.key. It checks the count of tokens only; point.CheckSeries
+// judges their content.
+func ParseSeries(tokens string) (point.Series, bool) {
+	var parts [4]string
+	n := 0
+	for rest, more := tokens, true; more; n++ {
+		if n == len(parts) {
+			return point.Series{}, false
+		}
+		parts[n], rest, more = strings.Cut(rest, ".")
+	}
+	switch n {
+	case 3:
+		return point.Series{Node: parts[0], Type: parts[1], Key: parts[2]}, true
+	case 4:
+		return point.Series{Up: parts[0], Node: parts[1], Type: parts[2], Key: parts[3]}, true
+	}
+	return point.Series{}, false
+}
+
+// ParseUp reads an up subject: the ancestor it was sent for, and the series.
+func ParseUp(s string) (ancestor string, series point.Series, ok bool) {
+	rest, ok := strings.CutPrefix(s, Live+".")
+	if !ok {
+		return "", point.Series{}, false
+	}
+	ancestor, tokens, ok := strings.Cut(rest, ".")
+	if !ok {
+		return "", point.Series{}, false
+	}
+	series, ok = ParseSeries(tokens)
+	return ancestor, series, ok
+}
+
+// Verbs of the link between a gateway and the hub.
+const (
+	Hello = "hello"
+	Frame = "frame"
+	Ack   = "ack"
+)
+
+// FromGateway returns the subject on which gateway id sends a link verb.
+func FromGateway(id, verb string) string { return "from." + id + "." + verb }
+
+// ToGateway returns the subject on which gateway id is sent a link verb.
+func ToGateway(id, verb string) string { return "to." + id + "." + verb }
+
+// FromAny is the hub's subscription for all gateways.
+const FromAny = "from.>"
+
+// ParseFrom splits a subject of FromGateway.
+func ParseFrom(s string) (id, verb string, ok bool) {
+	rest, ok := strings.CutPrefix(s, "from.")
+	if !ok {
+		return "", "", false
+	}
+	id, verb, ok = strings.Cut(rest, ".")
+	return id, verb, ok && !strings.Contains(verb, ".")
+}
+
+// Streams of logs. EDGE holds what gateways authored, DOWN what the hub sends
+// to each gateway, HUB what the hub authored.
+const (
+	StreamEdge = "EDGE"
+	StreamDown = "DOWN"
+	StreamHub  = "HUB"
+)
+
+// LogEdge returns the subject of the log that gateway id writes.
+func LogEdge(id string) string { return "log.edge." + id }
+
+// LogDown returns the subject of the log that is sent to gateway id.
+func LogDown(id string) string { return "log.down." + id }
+
+// LogHub is the subject of what the hub authored.
+const LogHub = "log.hub.0"
+
+// LogsOf returns the subjects of a log stream.
+func LogsOf(stream string) string { return "log." + strings.ToLower(stream) + ".*" }
+
+// ParseLog returns the gateway of a log subject.
+func ParseLog(s string) (id string) { return s[strings.LastIndexByte(s, '.')+1:] }
+
+// Side tells who authored the points of a node stream.
+type Side byte
+
+// The two sides of a node.
+const (
+	EdgeSide Side = 'e' // authored by gateways
+	HubSide  Side = 'h' // authored by the hub
+)
+
+// NodeStream returns the name of one of the two streams of a node.
+func NodeStream(side Side, node string) string {
+	return "N" + strings.ToUpper(string(side)) + "_" + node
+}
+
+// ParseNodeStream splits a name of NodeStream.
+func ParseNodeStream(name string) (side Side, node string, ok bool) {
+	switch {
+	case strings.HasPrefix(name, "NE_"):
+		return EdgeSide, name[3:], true
+	case strings.HasPrefix(name, "NH_"):
+		return HubSide, name[3:], true
+	}
+	return 0, "", false
+}
+
+// NodeIn returns the private subject that a node stream listens on for s;
+// the points of an edge are in the streams of the up node.
+func NodeIn(side Side, s point.Series) string { return "n." + string(side) + "." + s.String() }
+
+// NodeInAll returns what a node stream listens on.
+func NodeInAll(side Side, node string) string { return "n." + string(side) + "." + node + ".>" }
+
+// NodeStored returns what a node stream stores its messages at.
+func NodeStored(node string) string { return Write + "." + node + ".>" }
+
+// BucketFleet is the key-value bucket of the gateways.
+const BucketFleet = "fleet"
