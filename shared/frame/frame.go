@@ -5,7 +5,8 @@
 // a heads frame carries winners only, each with the place in its own author's
 // log, and is never history. The package knows no NATS, no clock and no
 // files. Encoded frames carry a checksum; decoding never panics and never
-// allocates more than a small multiple of MaxBody.
+// allocates more than a small multiple of MaxBody: MaxPoints bounds the
+// entries, which take more memory than bytes of the body.
 package frame
 
 import (
@@ -226,14 +227,18 @@ func (f *Frame) Follows(cur Position) Relation {
 // Cut returns what f holds after sequence number seq. It fails in the middle
 // of a group, and for a frame whose points are not all there.
 func (f *Frame) Cut(seq uint64) (*Frame, error) {
-	if seq < f.First {
+	if seq <= f.Prev {
 		return f, nil
 	}
-	n := int(seq - f.First + 1)
-	if len(f.Aside) > 0 || n > len(f.Entries) || f.Entries[n-1].More {
+	g := *f
+	if seq < f.First { // in the gap
+		g.Prev, g.Before = seq, Position{}
+		return &g, nil
+	}
+	n := seq - f.First + 1
+	if len(f.Aside) > 0 || n == 0 || n > uint64(len(f.Entries)) || f.Entries[n-1].More {
 		return nil, fmt.Errorf("cut frame %d..%d after %d: %w", f.First, f.Last, seq, ErrCut)
 	}
-	g := *f
 	g.Base = sumOver(f.Base, f.Entries[:n])
 	g.Prev, g.First, g.Before = seq, seq+1, Position{}
 	g.Entries = f.Entries[n:]
@@ -274,7 +279,7 @@ func groupEnd(entries []Entry, i int) int {
 // Merge returns one frame that holds f and then g, which must continue f in
 // the same epoch without a gap.
 func (f *Frame) Merge(g *Frame) (*Frame, error) {
-	if f.Epoch != g.Epoch || f.Kind != g.Kind || g.Prev != f.Last || g.Gap() != 0 || len(f.Aside)+len(g.Aside) > 0 {
+	if f.Epoch != g.Epoch || f.Kind != g.Kind || g.Prev != f.Last || g.Gap() != 0 || g.Base != f.Sum || len(f.Aside)+len(g.Aside) > 0 {
 		return nil, fmt.Errorf("merge frame %d..%d with %d..%d: %w", f.First, f.Last, g.First, g.Last, ErrCut)
 	}
 	m := *f

@@ -101,7 +101,7 @@ func Open(ctx context.Context, cfg Config) (*Log, error) {
 		cfg.Kind = frame.Log
 	}
 	if cfg.Random == nil {
-		cfg.Random = randomBits
+		cfg.Random = RandomBits
 	}
 	if cfg.Notify == nil {
 		cfg.Notify = func(Committed) {}
@@ -132,7 +132,8 @@ func Open(ctx context.Context, cfg Config) (*Log, error) {
 	return l, err
 }
 
-func randomBits() uint64 {
+// RandomBits returns 64 random bits.
+func RandomBits() uint64 {
 	var b [8]byte
 	_, _ = rand.Read(b[:]) // never fails
 	return binary.LittleEndian.Uint64(b[:])

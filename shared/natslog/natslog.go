@@ -18,13 +18,13 @@ import (
 // A server whose peer refuses it logs on every attempt; a gateway that is
 // refused for a month must not fill its flash with that.
 const (
-	maxLines = 30
-	window   = time.Minute
+	maxLines = 20
+	window   = 10 * time.Minute
 )
 
 // Logger is a nats-server logger that writes zerolog events: notices become
-// debug events, warnings and errors keep their level. At most 30 warnings and
-// errors a minute pass; what was dropped is said in the next minute.
+// debug events, warnings and errors keep their level. At most 20 warnings and
+// errors pass in 10 minutes; the first one after that says how many did not.
 type Logger struct {
 	log   zerolog.Logger
 	fatal chan error // capacity 1, never closed; later ones are dropped

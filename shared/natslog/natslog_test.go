@@ -39,8 +39,8 @@ func TestFlood(t *testing.T) {
 	for range 1000 {
 		l.Errorf("authorization violation")
 	}
-	if got := strings.Count(out.String(), "\n"); got != 30 {
-		t.Errorf("got %d lines, want 30", got)
+	if got := strings.Count(out.String(), "\n"); got != 20 {
+		t.Errorf("got %d lines, want 20", got)
 	}
 }
 

@@ -11,8 +11,8 @@ import (
 )
 
 const (
-	// readyTimeout covers the recovery of a large store on slow flash.
-	readyTimeout = 2 * time.Minute
+	// readyTimeout is for the listeners alone; the store is recovered before.
+	readyTimeout = 20 * time.Second
 	readyPoll    = 50 * time.Millisecond
 )
 
@@ -23,11 +23,15 @@ type Server interface {
 }
 
 // Await starts s, which logs to l, and returns once it accepts connections,
-// or the reason when it cannot. The caller shuts s down after an error.
+// or the reason when it cannot. The recovery of a large store takes its time
+// and cannot be cancelled. The caller shuts s down after an error.
 func (l *Logger) Await(ctx context.Context, s Server) error {
+	if err := ctx.Err(); err != nil {
+		return fmt.Errorf("start nats server: %w", err)
+	}
+	s.Start() // not in a goroutine: it would still write after a shutdown
 	ctx, cancel := context.WithTimeout(ctx, readyTimeout)
 	defer cancel()
-	go s.Start() // ends on its own, earlier when s is shut down
 	for ready := false; ; {
 		select {
 		case err := <-l.fatal:

@@ -111,7 +111,7 @@ func CheckValue(p *Point) error {
 			return refuse("value", "string", "is not UTF-8")
 		}
 	case JSON:
-		if !json.Valid(p.Data) {
+		if !validJSON(p.Data) {
 			return refuse("value", "json", "is not valid JSON")
 		}
 	case Unknown, Protobuf:
@@ -129,6 +129,9 @@ func CheckValue(p *Point) error {
 	}
 	return nil
 }
+
+// validJSON asks for UTF-8 besides, which package json leaves to the reader.
+func validJSON(b []byte) bool { return utf8.Valid(b) && json.Valid(b) }
 
 // checkEdgeValue holds the two points that every edge has to their types,
 // because the tree is built from them.

@@ -8,6 +8,7 @@
 package point
 
 import (
+	"math"
 	"strings"
 	"time"
 )
@@ -136,10 +137,14 @@ func TimeOf(ns uint64) time.Time {
 	return time.Unix(int64(ns/1e9), int64(ns%1e9)).UTC()
 }
 
-// Nanos returns t in ns since 1970; times before 1970 are 0.
+// Nanos returns t in ns since 1970; times before 1970 are 0, times that a
+// uint64 cannot hold (from 2554 on) its largest value.
 func Nanos(t time.Time) uint64 {
 	if t.Unix() < 0 {
 		return 0
+	}
+	if t.After(TimeOf(math.MaxUint64)) {
+		return math.MaxUint64
 	}
 	return uint64(t.Unix())*1e9 + uint64(t.Nanosecond())
 }

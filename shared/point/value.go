@@ -133,7 +133,7 @@ func (p *Point) AppendJSON(b []byte) []byte {
 			return strconv.AppendUint(b, v, 10)
 		}
 	case JSON:
-		if json.Valid(p.Data) {
+		if validJSON(p.Data) {
 			return append(b, p.Data...)
 		}
 	}
@@ -148,6 +148,9 @@ func ParseValue(text string, dt DataType, size int) ([]byte, error) {
 		size = 8
 	}
 	bad := func(reason string) ([]byte, error) { return nil, refuse("value", text, reason) }
+	if dt == Float && size != 4 && size != 8 || (dt == Int || dt == Uint) && !intLen(size) {
+		return bad(fmt.Sprintf("has %d bytes, which no %s has", size, dt))
+	}
 	switch dt {
 	case Float:
 		return parseFloat(text, size)
@@ -172,7 +175,7 @@ func ParseValue(text string, dt DataType, size int) ([]byte, error) {
 	case String:
 		return []byte(text), nil
 	case JSON:
-		if !json.Valid([]byte(text)) {
+		if !validJSON([]byte(text)) {
 			return bad("is not valid JSON")
 		}
 		return []byte(text), nil
@@ -196,7 +199,11 @@ func parseFloat(text string, size int) ([]byte, error) {
 	var bits uint64
 	if hex, ok := strings.CutPrefix(text, "nan:"); ok {
 		v, err := strconv.ParseUint(hex, 16, 8*size)
-		if err != nil {
+		isNaN := math.IsNaN(math.Float64frombits(v))
+		if size == 4 {
+			isNaN = math.IsNaN(float64(math.Float32frombits(uint32(v))))
+		}
+		if err != nil || !isNaN {
 			return nil, refuse("value", text, "is not a NaN of that size")
 		}
 		bits = v

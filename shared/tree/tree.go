@@ -218,14 +218,20 @@ func (t *Tree) Check(up, down, nodeType string) error {
 		return fmt.Errorf("%w: %s is %s or above it", ErrCycle, down, up)
 	}
 	above := t.Gateways(up)
+	if nodeType == point.NodeGateway {
+		if t.Type(down) != nodeType { // it becomes one: its other parents count too
+			above = append(above, t.Gateways(down)...)
+		}
+		if len(above) > 0 {
+			return fmt.Errorf("%w: %s would be below %s", ErrNested, down, above[0])
+		}
+		above = []string{down}
+	}
 	if len(above) == 0 {
 		return nil
 	}
-	if nodeType == point.NodeGateway {
-		return fmt.Errorf("%w: %s would be below %s", ErrNested, down, above[0])
-	}
 	for _, n := range t.Subtree(down) {
-		if t.Type(n) == point.NodeGateway {
+		if n != above[0] && t.Type(n) == point.NodeGateway {
 			return fmt.Errorf("%w: %s would be below %s", ErrNested, n, above[0])
 		}
 	}

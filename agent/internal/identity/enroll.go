@@ -68,6 +68,12 @@ type EnrollConfig struct {
 	Insecure bool
 }
 
+// String hides the token.
+func (c EnrollConfig) String() string { return "enrolment at " + c.HubURL }
+
+// GoString hides the token.
+func (c EnrollConfig) GoString() string { return c.String() }
+
 // Enroll claims a token at the hub and stores the identity that it gives,
 // which replaces an older one. After an error it may be called again with the
 // same token: it goes on with the same key.
@@ -90,6 +96,10 @@ func enroll(ctx context.Context, cfg EnrollConfig) (*Identity, error) {
 	}
 	dir := filepath.Join(cfg.Dir, "identity")
 	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return nil, err
+	}
+	// The key must outlive a power cut: the token is bound to it from now on.
+	if err := syncDir(cfg.Dir); err != nil {
 		return nil, err
 	}
 	p, err := openPending(dir, cfg.Token)

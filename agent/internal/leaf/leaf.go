@@ -43,8 +43,11 @@ const (
 	reconnect = time.Second
 	// slowLink bounds each step of a connection: the TLS handshake was seen
 	// to take 4 s over Cat-M.
-	slowLink     = 10 * time.Second
-	pingInterval = 2 * time.Minute
+	slowLink = 10 * time.Second
+	// writeDeadline keeps the leaf while the radio stalls; a link that is
+	// really gone is found by the protocol.
+	writeDeadline = time.Minute
+	pingInterval  = 2 * time.Minute
 	// reportEvery thins out the lines about a link that is down: the first
 	// attempt, then about one an hour.
 	reportEvery = 2400
@@ -147,6 +150,7 @@ func (s *Server) options(cfg Config) (*server.Options, error) {
 		return nil, err
 	}
 	opts.LeafNode.Remotes = []*server.RemoteLeafOpts{remote}
+	opts.LeafNode.WriteDeadline = writeDeadline
 	opts.LeafNode.ReconnectInterval = reconnect + rand.N(reconnect)
 	return opts, nil
 }

@@ -105,6 +105,9 @@ func (k *Keys) open() error {
 	if err := os.Chmod(k.dir, 0o700); err != nil {
 		return err
 	}
+	if err := syncDir(filepath.Dir(k.dir)); err != nil {
+		return err
+	}
 	if err := k.loadSeeds(); err != nil {
 		return err
 	}

@@ -17,6 +17,12 @@ type EnrollRequest struct {
 	Signature string `json:"signature"` // base64, URL alphabet, no padding
 }
 
+// String hides the token.
+func (q EnrollRequest) String() string { return "enrolment of " + q.PublicKey }
+
+// GoString hides the token.
+func (q EnrollRequest) GoString() string { return q.String() }
+
 // EnrollReply is what it needs from then on.
 type EnrollReply struct {
 	ID      string    `json:"id"`

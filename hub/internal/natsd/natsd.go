@@ -36,6 +36,9 @@ const (
 	leafAuthTimeout = 2 * time.Second
 	// leafTLSTimeout lets a handshake over Cat-M end; up to 4 s were seen.
 	leafTLSTimeout = 8 * time.Second
+	// leafWriteDeadline keeps a gateway whose radio stalls; a link that is
+	// really gone is found by the protocol.
+	leafWriteDeadline = time.Minute
 	// maxStore switches off the server's own limit, 75 % of what is free at
 	// the start: in operator mode it forgets what the streams hold already.
 	maxStore = 1 << 50
@@ -154,6 +157,7 @@ func (s *Server) options(cfg Config) (*server.Options, error) {
 	leaf.TLSConfig = cfg.TLS
 	leaf.TLSTimeout = leafTLSTimeout.Seconds()
 	leaf.AuthTimeout = leafAuthTimeout.Seconds()
+	leaf.WriteDeadline = leafWriteDeadline
 	leaf.NoAdvertise = true
 	leaf.Compression.Mode = server.CompressionOff // frames are compressed
 	leaf.IsolateLeafnodeInterest = true

@@ -1,0 +1,330 @@
+// Package door is the only bridge between gateways and the hub's streams: it
+// judges every frame that a gateway sends, stores it in the EDGE log and
+// applies it, and sends each gateway its DOWN log.
+//
+// It trusts a message's subject, which the server has checked against the
+// gateway's credential, and nothing else in it: headers are dropped and reply
+// subjects ignored. What concerns a gateway package relay decides.
+package door
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/nats-io/nats.go"
+	"github.com/rs/zerolog"
+
+	"github.com/sapflow/sapflow/shared/bus"
+	"github.com/sapflow/sapflow/shared/frame"
+	"github.com/sapflow/sapflow/shared/journal"
+	"github.com/sapflow/sapflow/shared/link"
+	"github.com/sapflow/sapflow/shared/point"
+	"github.com/sapflow/sapflow/shared/subject"
+)
+
+// Config says what the door connects. All fields but Log must be set.
+type Config struct {
+	Conn     *nats.Conn                    // in the gateways' account
+	Instance *bus.Instance                 // the hub's
+	Clock    *bus.Clock                    // of the hub
+	Edge     func(id string) journal.Store // a gateway's log in EDGE
+	Down     func(id string) journal.Store // a gateway's log in DOWN
+	Clean    bool                          // the last run stopped cleanly
+	Acked    map[string]frame.Position     // where gateways stood, from the snapshot
+	Heads    map[string][]string           // whose heads gateways still lack, from the snapshot
+	Kick     func(id string)               // closes a gateway's connection
+	Stored   func()                        // a frame was stored and applied
+	Save     func() error                  // writes a snapshot
+	Log      zerolog.Logger
+}
+
+// Door holds a gate for every gateway that was admitted.
+type Door struct {
+	cfg Config
+	log zerolog.Logger
+
+	mu      sync.Mutex
+	gates   map[string]*Gate
+	refused int // messages from gateways that were not admitted
+
+	ctx   context.Context // of Run; set before gates run
+	group sync.WaitGroup
+}
+
+// Gate is one gateway's way in and out.
+type Gate struct {
+	id   string
+	Down *journal.Log
+	in   *journal.Replica
+	peer *link.Peer
+	stop context.CancelFunc
+
+	mu    sync.Mutex
+	heads []string // nodes whose heads the gateway still lacks
+	sent  []string // those that are being sent
+	acked frame.Position
+	hello frame.Position // end of the gateway's log as it said
+}
+
+// New returns a door without gates.
+func New(cfg Config) *Door {
+	return &Door{cfg: cfg, log: cfg.Log.With().Str("component", "door").Logger(), gates: map[string]*Gate{}}
+}
+
+// Run receives from gateways until ctx ends. Gates run from Admit to Run's
+// end.
+func (d *Door) Run(ctx context.Context, ready func()) error {
+	d.mu.Lock()
+	d.ctx = ctx
+	for _, g := range d.gates {
+		d.start(g)
+	}
+	d.mu.Unlock()
+	sub, err := d.cfg.Conn.Subscribe(subject.FromAny, d.receive)
+	if err != nil {
+		return fmt.Errorf("subscribe for gateways: %w", err)
+	}
+	if err := d.cfg.Conn.Flush(); err != nil {
+		return fmt.Errorf("subscribe for gateways: %w", err)
+	}
+	ready()
+	<-ctx.Done()
+	_ = sub.Unsubscribe()
+	d.group.Wait()
+	return nil
+}
+
+// receive hands a message to its gate. It is called by the client library, in
+// order, and does not block.
+func (d *Door) receive(m *nats.Msg) {
+	id, verb, ok := subject.ParseFrom(m.Subject)
+	d.mu.Lock()
+	g := d.gates[id]
+	if !ok || g == nil {
+		d.refused++
+		d.mu.Unlock()
+		return
+	}
+	d.mu.Unlock()
+	if verb == subject.Hello {
+		if h, err := link.DecodeHello(m.Data); err == nil {
+			g.mu.Lock()
+			g.hello = h.Out
+			g.mu.Unlock()
+		}
+	}
+	g.peer.Deliver(verb, m.Data)
+}
+
+// Admit opens the gate of a gateway.
+func (d *Door) Admit(ctx context.Context, id string) (*Gate, error) {
+	if err := point.CheckID(id); err != nil {
+		return nil, fmt.Errorf("admit gateway: %w", err)
+	}
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if g := d.gates[id]; g != nil {
+		return g, nil
+	}
+	g := &Gate{id: id, heads: d.cfg.Heads[id], acked: d.cfg.Acked[id]}
+	var err error
+	if g.in, err = journal.OpenReplica(ctx, d.cfg.Edge(id)); err != nil {
+		return nil, fmt.Errorf("admit gateway %s: %w", id, err)
+	}
+	log := d.log.With().Str("node_id", id).Logger()
+	g.Down, err = journal.Open(ctx, journal.Config{
+		Store: d.cfg.Down(id), Author: id, Kind: frame.Relay, Clean: d.cfg.Clean,
+		Now: d.cfg.Clock.Now, Log: log,
+	})
+	if err != nil {
+		return nil, fmt.Errorf("admit gateway %s: %w", id, err)
+	}
+	g.peer = link.NewPeer(link.Config{
+		Out: g.Down, In: g.in, Author: id, Acked: g.acked,
+		Send:      func(verb string, data []byte) error { return d.cfg.Conn.Publish(subject.ToGateway(id, verb), data) },
+		Store:     func(ctx context.Context, f *frame.Frame) ([]link.AsideCount, error) { return d.store(ctx, g, f) },
+		Merge:     func(_ context.Context, f *frame.Frame) error { return d.merge(g, f) },
+		Heads:     func() []frame.Entry { return d.heads(g) },
+		HeadsSent: g.headsSent,
+		Cut:       func() { d.cfg.Kick(id) },
+		OnAcked:   g.setAcked,
+		Now:       d.cfg.Clock.Now, Random: journal.RandomBits, Log: log,
+	})
+	if len(g.heads) > 0 {
+		g.peer.SendHeads()
+	}
+	d.gates[id] = g
+	if d.ctx != nil {
+		d.start(g)
+	}
+	return g, nil
+}
+
+// start runs a gate; the door is locked.
+func (d *Door) start(g *Gate) {
+	ctx, cancel := context.WithCancel(d.ctx)
+	g.stop = cancel
+	d.group.Add(1)
+	go func() {
+		defer d.group.Done()
+		_ = g.peer.Run(ctx) // ends with ctx
+	}()
+}
+
+// Dismiss closes the gate of a gateway. What it holds stays stored.
+func (d *Door) Dismiss(id string) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if g := d.gates[id]; g != nil && g.stop != nil {
+		g.stop()
+	}
+	delete(d.gates, id)
+}
+
+// Gate returns the gate of a gateway, nil if it was not admitted.
+func (d *Door) Gate(id string) *Gate {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return d.gates[id]
+}
+
+// Refused returns how many messages came from gateways not admitted.
+func (d *Door) Refused() int {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return d.refused
+}
+
+// Fill adds to a snapshot what gates must know after a restart.
+func (d *Door) Fill(meta *bus.Meta) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	meta.Acked, meta.Heads = map[string]frame.Position{}, map[string][]string{}
+	for id, g := range d.gates {
+		g.mu.Lock()
+		meta.Acked[id] = g.acked
+		if pending := append(slices.Clone(g.sent), g.heads...); len(pending) > 0 {
+			meta.Heads[id] = pending
+		}
+		g.mu.Unlock()
+	}
+}
+
+// store judges, stores and applies a frame of a gateway's log.
+func (d *Door) store(ctx context.Context, g *Gate, f *frame.Frame) ([]link.AsideCount, error) {
+	if f.Kind != frame.Log || len(f.Aside) > 0 || !f.Verify() {
+		return nil, errors.New("frame is not what a gateway sends")
+	}
+	v := d.cfg.Instance.Judge(g.id, f.Entries)
+	kept := *f
+	kept.Entries, kept.Aside = v.Kept, v.Aside
+	applied := d.cfg.Instance.Storing(subject.StreamEdge)
+	seq, err := g.in.Append(ctx, &kept)
+	if err != nil {
+		applied(0)
+		return nil, err
+	}
+	d.cfg.Instance.Apply(&kept)
+	applied(seq)
+	d.cfg.Stored()
+	d.correct(g, &v)
+	return count(v.Aside), nil
+}
+
+// correct answers edges that were set aside with what holds at the hub.
+func (d *Door) correct(g *Gate, v *bus.Verdict) {
+	if len(v.Edges) == 0 {
+		return
+	}
+	if err := d.cfg.Instance.Correct(v.Edges); err != nil {
+		d.log.Warn().Err(err).Str("node_id", g.id).Msg("edge not corrected")
+	}
+}
+
+func count(aside []frame.Aside) []link.AsideCount {
+	var list []link.AsideCount
+	for _, a := range aside {
+		i := slices.IndexFunc(list, func(c link.AsideCount) bool { return c.Reason == a.Reason })
+		if i < 0 {
+			list = append(list, link.AsideCount{Reason: a.Reason})
+			i = len(list) - 1
+		}
+		list[i].Count++
+	}
+	return list
+}
+
+// merge takes the winners that a gateway holds. They are in no log here, so a
+// snapshot makes them durable before the ack.
+func (d *Door) merge(g *Gate, f *frame.Frame) error {
+	v := d.cfg.Instance.Judge(g.id, f.Entries)
+	kept := *f
+	kept.Entries = v.Kept
+	d.cfg.Instance.Apply(&kept)
+	d.correct(g, &v)
+	return d.cfg.Save()
+}
+
+// heads returns what the gateway should have: all of its subtree when it
+// starts from nothing or the ends have parted, else what came below it.
+func (d *Door) heads(g *Gate) []frame.Entry {
+	g.mu.Lock()
+	g.sent, g.heads = append(g.sent, g.heads...), nil
+	nodes := slices.Clone(g.sent)
+	g.mu.Unlock()
+	if len(nodes) == 0 {
+		nodes = []string{g.id}
+	}
+	return d.cfg.Instance.HeadsBelow(nodes...)
+}
+
+func (g *Gate) headsSent() {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	g.sent = nil
+}
+
+func (g *Gate) setAcked(pos frame.Position) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	g.acked = pos
+}
+
+// Lacks tells that the gateway lacks the heads of a node and those below it.
+func (g *Gate) Lacks(node string) {
+	g.mu.Lock()
+	if !slices.Contains(g.heads, node) {
+		g.heads = append(g.heads, node)
+	}
+	g.mu.Unlock()
+	g.peer.SendHeads()
+}
+
+// Appended tells that the DOWN log has more.
+func (g *Gate) Appended() { g.peer.Appended() }
+
+// Info is what a gate knows about its gateway.
+type Info struct {
+	Link      link.Status
+	LagPoints uint64 // points that one end has and the other has not acked
+	LastSeen  time.Time
+}
+
+// Info returns what the gate knows.
+func (g *Gate) Info() Info {
+	g.mu.Lock()
+	acked, hello := g.acked, g.hello
+	g.mu.Unlock()
+	s := g.peer.Status()
+	lag := g.Down.Lag(acked)
+	if in := g.in.Position(); hello.Epoch == in.Epoch && hello.Seq > in.Seq {
+		lag += hello.Seq - in.Seq
+	} else if in.Cursor.Less(hello.Cursor) && hello.Epoch != in.Epoch {
+		lag += hello.Seq
+	}
+	return Info{Link: s, LagPoints: lag, LastSeen: s.LastHeard}
+}

@@ -1,0 +1,154 @@
+package bus
+
+import (
+	"errors"
+
+	"github.com/sapflow/sapflow/shared/frame"
+	"github.com/sapflow/sapflow/shared/point"
+	"github.com/sapflow/sapflow/shared/state"
+	"github.com/sapflow/sapflow/shared/tree"
+)
+
+// Verdict is what Judge found about the points of a frame.
+type Verdict struct {
+	Kept  []frame.Entry
+	Aside []frame.Aside
+	Edges []frame.Entry // points of edges that were set aside and concern the author's subtree
+}
+
+// Judge tells which points of a frame the gateway author may author: those
+// about a node that is below it, or was when the point was taken. Edges of
+// the frame count for the points after them. Nothing is changed; the frame
+// is never refused for what the tree looks like now, so a node that was
+// moved away meanwhile does not block the line.
+func (b *Instance) Judge(author string, entries []frame.Entry) Verdict {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	j := judge{Instance: b, author: author, until: map[string]uint64{}}
+	defer j.undo()
+	var v Verdict
+	v.Kept = entries[:0:0]
+	for i := range entries {
+		e := &entries[i]
+		reason := j.reason(&e.Point)
+		if reason == 0 {
+			v.Kept = append(v.Kept, *e)
+			continue
+		}
+		v.Aside = append(v.Aside, frame.Aside{Seq: e.At.Seq, Reason: reason})
+		if e.IsEdge() && reason != frame.Invalid && j.below(e.Up) == tree.Forever {
+			v.Edges = append(v.Edges, *e)
+		}
+		if n := len(v.Kept); n > 0 && !e.More {
+			v.Kept[n-1].More = false // the group ends before the point set aside
+		}
+	}
+	return v
+}
+
+// judge looks at points in order and keeps the edges it accepts in the tree
+// until undo.
+type judge struct {
+	*Instance
+	author string
+	until  map[string]uint64 // cache of below
+	old    []tree.Edge
+}
+
+func (j *judge) undo() {
+	for i := len(j.old) - 1; i >= 0; i-- {
+		j.tree.Set(j.old[i])
+	}
+}
+
+// below returns until when a node was below the author.
+func (j *judge) below(node string) uint64 {
+	u, ok := j.until[node]
+	if !ok {
+		u = j.tree.Until(j.author, node)
+		j.until[node] = u
+	}
+	return u
+}
+
+func (j *judge) reason(p *point.Point) frame.Reason {
+	if point.Check(p) != nil {
+		return frame.Invalid
+	}
+	if p.Time > j.below(p.Holder()) {
+		return frame.Foreign
+	}
+	if !p.IsEdge() || p.Type != point.TypeNodeType && p.Type != point.TypeTombstone {
+		return 0
+	}
+	return j.edgeReason(p)
+}
+
+func (j *judge) edgeReason(p *point.Point) frame.Reason {
+	before, known := j.tree.Edge(p.Up, p.Node)
+	if !known {
+		before = tree.Edge{Up: p.Up, Down: p.Node, Removed: true}
+	}
+	edge := before
+	if p.Type == point.TypeNodeType {
+		edge.NodeType = string(p.Data)
+		h := j.state.Get(point.Series{Up: p.Up, Node: p.Node, Type: point.TypeTombstone, Key: point.NoKey})
+		edge.Removed = h != nil && before.Removed
+	} else {
+		v, _ := p.Uint64()
+		edge.Removed, edge.Since = v%2 == 1 || edge.NodeType == "", p.Time
+	}
+	if !edge.Removed {
+		if j.tree.Known(p.Node) && p.Time > j.below(p.Node) || p.Node == state.Hub {
+			return frame.Foreign
+		}
+		if before.Removed || before.NodeType != edge.NodeType {
+			switch err := j.tree.Check(p.Up, p.Node, edge.NodeType); {
+			case errors.Is(err, tree.ErrNested):
+				return frame.Nested
+			case err != nil:
+				return frame.Cycle
+			}
+		}
+	}
+	if edge != before {
+		j.old = append(j.old, before)
+		j.tree.Set(edge)
+		clear(j.until)
+	}
+	return 0
+}
+
+// Correct writes what holds for an edge after a gateway's points about it
+// were set aside, with a time that wins at the gateway, so that both ends
+// become equal.
+func (b *Instance) Correct(edges []frame.Entry) error {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	now := b.cfg.Clock.Now()
+	var entries []frame.Entry
+	for i := range edges {
+		p := point.Point{Series: edges[i].Series, Origin: "correction"}
+		p.Time = max(now, edges[i].Time+1)
+		if h := b.state.Get(p.Series); h != nil {
+			p.DataType, p.Data, p.Tombstone = h.DataType, h.Data, h.Tombstone
+			p.Time = max(p.Time, h.Time+1)
+		} else if p.Type == point.TypeTombstone {
+			p.DataType, p.Data = point.Uint, []byte{1}
+		} else {
+			p.DataType, p.Data, p.Tombstone = edges[i].DataType, edges[i].Data, 1
+		}
+		if p.Time > now+maxAhead { // a gateway cannot pull the hub's clock
+			p.Time = now
+		}
+		entries = append(entries, frame.Entry{Point: p})
+	}
+	if len(entries) == 0 {
+		return nil
+	}
+	if err := b.cfg.Log.Add(entries, func(error) {}); err != nil {
+		return writeError(err)
+	}
+	b.merge(entries)
+	return nil
+}
