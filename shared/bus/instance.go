@@ -9,6 +9,7 @@
 package bus
 
 import (
+	"encoding/binary"
 	"sync"
 	"time"
 
@@ -56,7 +57,8 @@ type Config struct {
 
 // Instance is one end's state with its public face.
 type Instance struct {
-	cfg Config
+	cfg    Config
+	saving sync.Mutex // one snapshot at a time
 
 	mu       sync.RWMutex
 	state    *state.State
@@ -396,4 +398,31 @@ func (b *Instance) HeadsBelow(nodes ...string) []frame.Entry {
 		}
 	}
 	return list
+}
+
+// Detach returns the points that take a node out of the tree: a tombstone for
+// each edge from its parents.
+func (b *Instance) Detach(node string) []point.Point {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	var points []point.Point
+	for _, up := range b.tree.Parents(node) {
+		s := point.Series{Up: up, Node: node, Type: point.TypeTombstone, Key: point.NoKey}
+		p := point.Point{Series: s, DataType: point.Uint, Data: []byte{1}}
+		if h := b.state.Get(s); h != nil {
+			v, _ := h.Uint64()
+			p.Data = binary.LittleEndian.AppendUint64(nil, v|1)
+		}
+		points = append(points, p)
+	}
+	return points
+}
+
+// Newest returns the newest time in state, 0 for an empty one.
+func (b *Instance) Newest() uint64 {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	var newest uint64
+	b.state.All(func(e *frame.Entry) { newest = max(newest, e.Time) })
+	return newest
 }

@@ -55,6 +55,8 @@ func Load(dir string) (*state.State, Meta, error) {
 // stream sequences are taken before the state, so that the state covers at
 // least as much as they say.
 func (b *Instance) Save(dir string, fill func(*Meta)) error {
+	b.saving.Lock()
+	defer b.saving.Unlock()
 	meta := Meta{Streams: map[string]uint64{}}
 	b.mu.Lock()
 	for name, w := range b.marks {

@@ -174,7 +174,7 @@ func (c *Client) failed(subj string, err error) error {
 	case errors.Is(c.nc.LastError(), nats.ErrPermissionViolation):
 		return api.Errorf(api.CodeUnauthorized, "use a credential with more rights", "the credential does not allow %s", subj)
 	case errors.Is(err, context.DeadlineExceeded):
-		return fmt.Errorf("ask %s: no answer within %s: %w", subj, requestWait, err)
+		return api.Errorf(api.CodeBusy, "try again; a write may have been done all the same", "no answer to %s in time", subj)
 	}
 	return fmt.Errorf("ask %s: %w", subj, err)
 }

@@ -36,13 +36,22 @@ func NewID() string {
 // not "", and returns its id.
 func (c *Client) NodeAdd(ctx context.Context, parent, nodeType, name string) (string, error) {
 	id := NewID()
+	if err := c.NodeCreate(ctx, id, parent, nodeType, name); err != nil {
+		return "", err
+	}
+	return id, nil
+}
+
+// NodeCreate is NodeAdd with an id from NewID. Repeated after an error it
+// makes no second node.
+func (c *Client) NodeCreate(ctx context.Context, id, parent, nodeType, name string) error {
 	group := edge(parent, id, nodeType, 0)
 	if name != "" {
 		group = append(group, api.Write{
 			Node: id, Type: point.TypeDescription, DataType: point.String.String(), Value: quoted(name),
 		})
 	}
-	return id, c.SetGroup(ctx, group)
+	return c.SetGroup(ctx, group)
 }
 
 // NodeMove takes a node from where it is, or from one parent only if from is
@@ -175,26 +184,4 @@ func tombstone(up, down string, v uint64) api.Write {
 func quoted(s string) json.RawMessage {
 	b, _ := json.Marshal(s) // a string always can
 	return b
-}
-
-// SampleText returns the value of a sample as text that parses back to the
-// same bits.
-func SampleText(s *api.Sample) string {
-	if s.Text != "" {
-		return s.Text
-	}
-	return ValueText(s.Value)
-}
-
-// ValueText returns a JSON value as text: a string without its quotes,
-// anything else as it is. null is "".
-func ValueText(value json.RawMessage) string {
-	var s string
-	switch {
-	case string(value) == "null":
-		return ""
-	case len(value) > 0 && value[0] == '"' && json.Unmarshal(value, &s) == nil:
-		return s
-	}
-	return string(value)
 }

@@ -9,6 +9,7 @@ import (
 	"path/filepath"
 
 	"github.com/sapflow/sapflow/shared/api"
+	"github.com/sapflow/sapflow/shared/daemon"
 )
 
 // Files in a data directory that lead a program to the instance.
@@ -51,15 +52,7 @@ func (r Running) Write(dataDir string) error {
 	if err != nil {
 		return fmt.Errorf("write %s: %w", RunningFile, err)
 	}
-	name := filepath.Join(dataDir, RunningFile)
-	tmp := name + ".tmp"
-	if err := errors.Join(os.RemoveAll(tmp), os.WriteFile(tmp, append(data, '\n'), 0o600)); err != nil {
-		return fmt.Errorf("write %s: %w", RunningFile, err)
-	}
-	if err := os.Rename(tmp, name); err != nil {
-		return fmt.Errorf("write %s: %w", RunningFile, err)
-	}
-	return nil
+	return daemon.WriteFile(filepath.Join(dataDir, RunningFile), append(data, '\n'))
 }
 
 // RemoveRunning takes DIR/run.json away when the instance stops.

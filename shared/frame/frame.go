@@ -277,9 +277,10 @@ func groupEnd(entries []Entry, i int) int {
 }
 
 // Merge returns one frame that holds f and then g, which must continue f in
-// the same epoch without a gap.
+// the same epoch without a gap, with the same points before it.
 func (f *Frame) Merge(g *Frame) (*Frame, error) {
-	if f.Epoch != g.Epoch || f.Kind != g.Kind || g.Prev != f.Last || g.Gap() != 0 || g.Base != f.Sum || len(f.Aside)+len(g.Aside) > 0 {
+	if f.Epoch != g.Epoch || f.Kind != g.Kind || g.Prev != f.Last || g.Gap() != 0 || g.Base != f.Sum ||
+		len(f.Aside)+len(g.Aside) > 0 || f.Points()+g.Points() > MaxPoints {
 		return nil, fmt.Errorf("merge frame %d..%d with %d..%d: %w", f.First, f.Last, g.First, g.Last, ErrCut)
 	}
 	m := *f

@@ -64,6 +64,18 @@ func (l *Log) follower(pos frame.Position) *run {
 	return nil
 }
 
+// Parted tells whether a reader at pos stands where an epoch was started
+// because it had gone another way, and has got nothing of that epoch yet.
+func (l *Log) Parted(pos frame.Position) bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.follower(pos) == nil {
+		return false
+	}
+	r := l.runOf(pos.Epoch)
+	return r == nil || r.last != pos
+}
+
 func (l *Log) runOf(e frame.Epoch) *run {
 	for i := range l.runs {
 		if l.runs[i].epoch == e {

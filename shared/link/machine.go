@@ -49,8 +49,9 @@ type (
 
 	// Located answers Locate.
 	Located struct {
-		Err   error // nil, journal.ErrUnknown, ErrAhead, ErrDiffers, or a failure to read
-		Clone bool  // the epoch is not of this log although the other end has acked this log before
+		Err    error // nil, journal.ErrUnknown, ErrAhead, ErrDiffers, or a failure to read
+		Clone  bool  // the epoch is not of this log although the other end has acked this log before
+		Parted bool  // the other end went back, or another way: each may hold winners that the other lacks
 	}
 	// Forked answers Fork.
 	Forked struct{ Err error }
@@ -309,7 +310,9 @@ func (m *Machine) greeted(h Hello) []Action {
 		m.up, m.conn, m.answer = true, h.Conn, true
 	}
 	if h.In == (frame.Position{}) && !m.gateway {
-		m.heads.due = true // a new or replaced box lacks what was there before
+		// A new or replaced box lacks what was there before; and if it got
+		// winners already but no frame, this end may be the one that lost some.
+		m.heads.due, m.want = true, true
 	}
 	m.number = 0
 	return m.locate(h.In)
@@ -326,15 +329,28 @@ func (m *Machine) located(ev Located) []Action {
 	}
 	switch {
 	case ev.Err == nil:
+		if ev.Parted {
+			m.heads.due, m.want = true, true
+		}
 		return m.open()
 	case ev.Clone:
 		m.close()
 		m.phase = Halted
 		return []Action{Wait{}, Halt{ReasonClone}}
 	case errors.Is(ev.Err, journal.ErrUnknown), errors.Is(ev.Err, journal.ErrAhead), errors.Is(ev.Err, journal.ErrDiffers):
-		return []Action{Fork{Before: m.target, Acked: m.acked.Cursor}}
+		return []Action{Fork{Before: m.target, Acked: m.common(ev.Err)}}
 	}
 	return m.retreat()
+}
+
+// common returns up to where the two ends surely hold the same when the other
+// one stands where this log cannot go on: what was acked, unless the other end
+// has gone back behind it or is not the one that acked. Then all goes again.
+func (m *Machine) common(err error) frame.Cursor {
+	if errors.Is(err, journal.ErrUnknown) || m.target.Cursor.Less(m.acked.Cursor) {
+		return frame.Cursor{}
+	}
+	return m.acked.Cursor
 }
 
 // retreat gives the session up after a failure here; the timer brings a new one.

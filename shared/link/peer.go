@@ -305,12 +305,7 @@ func (p *Peer) do(ctx context.Context, a Action) Event {
 		a.Ack.Time, a.Ack.Newest = p.cfg.Now(), p.cfg.Out.Tail().Seq
 		p.send(subject.Ack, a.Ack.Encode())
 	case Locate:
-		err := p.cfg.Out.Locate(ctx, a.Pos)
-		clone := p.cfg.Gateway && errors.Is(err, journal.ErrUnknown) && p.machine.AckedPosition() != (frame.Position{})
-		if err != nil {
-			p.cfg.Log.Info().Err(err).Msg("the other end stands elsewhere")
-		}
-		return Located{Err: err, Clone: clone}
+		return p.locate(ctx, a.Pos)
 	case Fork:
 		err := p.cfg.Out.Fork(ctx, a.Before, a.Acked)
 		if err != nil {
@@ -357,6 +352,23 @@ func (p *Peer) do(ctx context.Context, a Action) Event {
 		p.cfg.Log.Error().Str("reason", a.Reason).Msg("link stopped")
 	}
 	return nil
+}
+
+// locate finds where the other end stands. An epoch that is not of this log
+// means a clone only if this log itself was acked, else the other end knows an
+// earlier box; and only if it came after what was acked, else an older copy
+// of the other end was put back.
+func (p *Peer) locate(ctx context.Context, pos frame.Position) Event {
+	acked := p.machine.AckedPosition()
+	ours := p.cfg.Out.Started(acked.Epoch)
+	err := p.cfg.Out.Locate(ctx, pos)
+	if err != nil {
+		p.cfg.Log.Info().Err(err).Msg("the other end stands elsewhere")
+		newer := pos.Epoch.Generation() > acked.Epoch.Generation()
+		return Located{Err: err, Clone: p.cfg.Gateway && ours && newer && errors.Is(err, journal.ErrUnknown)}
+	}
+	behind := ours && p.cfg.Out.Lag(pos) > p.cfg.Out.Lag(acked)
+	return Located{Parted: behind || p.cfg.Out.Parted(pos)}
 }
 
 func (p *Peer) send(verb string, data []byte) {

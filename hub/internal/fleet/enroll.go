@@ -90,5 +90,8 @@ func (r *Registry) Enroll(ctx context.Context, req EnrollRequest) (EnrollReply, 
 		return EnrollReply{}, fmt.Errorf("enrol %s: %w", d.ID, err)
 	}
 	r.log.Info().Str("node_id", d.ID).Int("generation", d.Generation).Msg("gateway enrolled")
+	if r.cfg.Enrolled != nil {
+		r.cfg.Enrolled(d.ID)
+	}
 	return EnrollReply{ID: d.ID, JWT: token, LeafURL: r.cfg.LeafURL, HubTime: now}, nil
 }

@@ -77,6 +77,8 @@ type Config struct {
 	Server Server
 	// LeafURL is what an enrolled gateway is told to dial, required.
 	LeafURL string
+	// Enrolled is called after a gateway has enrolled; it may be another box.
+	Enrolled func(id string)
 	// TokenTTL is how long a claim token is good; default 7 days.
 	TokenTTL time.Duration
 	// KeyTTL is how long a JWT is good and a revoked key is remembered;

@@ -1,0 +1,66 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"strings"
+
+	"github.com/sapflow/sapflow/agent/internal/identity"
+	"github.com/sapflow/sapflow/shared/cli"
+)
+
+// enrollCmd is the command `enroll`.
+type enrollCmd struct {
+	URL       string `arg:"" name:"url" help:"Address of the hub, http or https."`
+	Token     string `env:"SAPFLOW_TOKEN" xor:"token" placeholder:"TOKEN" help:"Token from device add. Other users may see a flag, so the environment or --token-file is better."`
+	TokenFile string `xor:"token" placeholder:"FILE" help:"File that holds the token."`
+	Data      string `required:"" env:"SAPFLOW_DATA" placeholder:"DIR" help:"Data directory of the agent."`
+	Insecure  bool   `help:"Allow plain http beyond this machine: others on the way see the token."`
+	CA        string `name:"ca" placeholder:"FILE" help:"Authorities to trust in PEM, instead of the system's."`
+	JSON      bool   `name:"json" help:"Print JSON."`
+}
+
+// Help shows an example.
+func (enrollCmd) Help() string {
+	return "Makes a key, of which the secret half never leaves this machine, and trades the token for a credential. After an error it may be run again with the same token.\n\n" +
+		"Example:\n\n    sapflow-agent enroll https://hub.example.com --token-file token --data /var/lib/sapflow"
+}
+
+// enrolled is what `enroll --json` prints.
+type enrolled struct {
+	ID  string `json:"id"`
+	Hub string `json:"hub"`
+}
+
+// Run enrols the gateway.
+func (e enrollCmd) Run(ctx context.Context, out *cli.Out) error {
+	token, err := e.token()
+	if err != nil {
+		return err
+	}
+	id, err := identity.Enroll(ctx, identity.EnrollConfig{
+		HubURL: e.URL, Token: token, Dir: e.Data, CAFile: e.CA, Insecure: e.Insecure,
+	})
+	switch {
+	case err != nil:
+		return err
+	case e.JSON:
+		return out.JSON(enrolled{id.ID(), id.HubURL()})
+	}
+	return out.Println(fmt.Sprintf("enrolled as %s; now run: sapflow-agent run --data %s", id.ID(), e.Data))
+}
+
+func (e enrollCmd) token() (string, error) {
+	if e.TokenFile == "" {
+		if e.Token == "" {
+			return "", cli.Usagef("the token is missing: give --token, --token-file or SAPFLOW_TOKEN")
+		}
+		return e.Token, nil
+	}
+	b, err := os.ReadFile(e.TokenFile)
+	if err != nil {
+		return "", fmt.Errorf("read token: %w", err)
+	}
+	return strings.TrimSpace(string(b)), nil
+}

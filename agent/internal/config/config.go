@@ -1,0 +1,82 @@
+// Package config owns the settings of the agent and where they come from: a
+// flag counts before the environment (SAPFLOW_*), that before the YAML file,
+// that before the default. What the settings do belongs to run.
+package config
+
+import (
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/rs/zerolog"
+
+	"github.com/sapflow/sapflow/shared/cli"
+)
+
+// The defaults.
+const (
+	DefaultListen   = "127.0.0.1:4222"
+	DefaultLogLevel = "info"
+)
+
+// Config says how an agent runs.
+type Config struct {
+	// Data is the directory of all that the agent stores, identity included;
+	// required.
+	Data string
+	// Listen is host:port where local programs connect by NATS, port 0 for a
+	// free one; default 127.0.0.1:4222.
+	Listen string
+	// ListenGiven tells that somebody chose Listen: if it is taken that is an
+	// error. The default moves to a free port.
+	ListenGiven bool
+	// CommitEvery is how often points are made durable that nobody waits for;
+	// default 0, by the gateway's plan.
+	CommitEvery time.Duration
+	// LogLevel is debug, info, warn or error; default info.
+	LogLevel string
+
+	// Log gets what the agent has to say; the zero value is silent. Main sets
+	// it.
+	Log zerolog.Logger
+	// Version is what the agent calls itself; main sets it.
+	Version string
+}
+
+// Settings are settings as a person gives them, by flag, environment or file:
+// nil where nothing was said. Its tags are for kong and for YAML.
+type Settings struct {
+	Data        *string        `yaml:"data" env:"SAPFLOW_DATA" placeholder:"DIR" help:"Directory of all that the agent stores."`
+	Listen      *string        `yaml:"listen" env:"SAPFLOW_LISTEN" placeholder:"127.0.0.1:4222" help:"Address where local programs connect by NATS. The default moves to a free port when it is taken."`
+	CommitEvery *time.Duration `yaml:"commitEvery" env:"SAPFLOW_COMMIT_EVERY" placeholder:"10s" help:"How often points are made durable that nobody waits for, by the gateway's plan by default."`
+	LogLevel    *string        `yaml:"logLevel" env:"SAPFLOW_LOG_LEVEL" placeholder:"info" help:"debug, info, warn or error."`
+}
+
+// Load completes what flags and environment gave with the YAML file at path,
+// if it is not "", and the defaults, and checks it.
+func (s Settings) Load(path string) (Config, error) {
+	var f Settings
+	if path != "" {
+		if err := cli.ReadSettings(path, &f); err != nil {
+			return Config{}, err
+		}
+	}
+	c := Config{
+		Data:        cli.First("", s.Data, f.Data),
+		Listen:      cli.First(DefaultListen, s.Listen, f.Listen),
+		ListenGiven: s.Listen != nil || f.Listen != nil,
+		CommitEvery: cli.First(0, s.CommitEvery, f.CommitEvery),
+		LogLevel:    cli.First(DefaultLogLevel, s.LogLevel, f.LogLevel),
+	}
+	return c, c.check()
+}
+
+func (c Config) check() error {
+	if c.Data == "" {
+		return errors.New("where does the agent store? Give --data DIR")
+	}
+	if c.CommitEvery < 0 {
+		return fmt.Errorf("commitEvery is %s, it must not be negative", c.CommitEvery)
+	}
+	return cli.CheckAddress("listen", c.Listen)
+}

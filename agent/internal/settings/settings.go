@@ -1,0 +1,171 @@
+// Package settings answers the hub's settings of the agent itself: each one
+// that changes is put in force or refused, and answered once with a point
+// `applied`.
+//
+// Drivers will answer theirs the same way.
+package settings
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"sync"
+	"time"
+
+	"github.com/rs/zerolog"
+
+	"github.com/sapflow/sapflow/shared/api"
+	"github.com/sapflow/sapflow/shared/bus"
+	"github.com/sapflow/sapflow/shared/frame"
+	"github.com/sapflow/sapflow/shared/point"
+	"github.com/sapflow/sapflow/shared/state"
+	"github.com/sapflow/sapflow/shared/tree"
+)
+
+// Codes of a refused setting.
+const (
+	CodeRange = "range" // the value is of the right type but not allowed
+	CodeType  = "type"  // the value is of the wrong type
+)
+
+// Refused is a setting that cannot be put in force.
+type Refused struct{ Code, Reason string }
+
+// Error returns the reason.
+func (r *Refused) Error() string { return r.Reason }
+
+// Setting is one setting: it puts a value in force or refuses it.
+type Setting func(p *point.Point) *Refused
+
+// Config says which settings there are.
+type Config struct {
+	Node     string // the gateway
+	Instance *bus.Instance
+	Settings map[string]Setting // by type of the point, key 0
+	Log      zerolog.Logger
+}
+
+// Settings watches and answers settings.
+type Settings struct {
+	cfg  Config
+	wake chan struct{} // capacity 1
+
+	mu      sync.Mutex
+	changed map[string]bool // types to look at
+}
+
+// New returns settings that look at each value once when they start.
+func New(cfg Config) *Settings {
+	s := &Settings{cfg: cfg, wake: make(chan struct{}, 1), changed: map[string]bool{}}
+	for t := range cfg.Settings {
+		s.changed[t] = true
+	}
+	s.wake <- struct{}{}
+	return s
+}
+
+// Changed tells of a point of another author that became state. It does not
+// block; of a storm only the last value is looked at.
+func (s *Settings) Changed(e *frame.Entry) {
+	if e.IsEdge() || e.Node != s.cfg.Node || e.Key != point.NoKey || s.cfg.Settings[e.Type] == nil {
+		return
+	}
+	s.mu.Lock()
+	s.changed[e.Type] = true
+	s.mu.Unlock()
+	select {
+	case s.wake <- struct{}{}:
+	default:
+	}
+}
+
+// Run answers settings until ctx ends.
+func (s *Settings) Run(ctx context.Context) error {
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-s.wake:
+		}
+		s.mu.Lock()
+		changed := s.changed
+		s.changed = map[string]bool{}
+		s.mu.Unlock()
+		for t := range changed {
+			s.look(t)
+		}
+	}
+}
+
+// look puts the present value of a setting in force, and answers it if the
+// hub wrote it and it was not answered yet.
+func (s *Settings) look(typ string) {
+	var head, answered *frame.Entry
+	answer := point.Series{Node: s.cfg.Node, Type: point.TypeApplied, Key: typ + "/" + point.NoKey}
+	s.cfg.Instance.View(func(st *state.State, _ *tree.Tree) {
+		head = copyOf(st.Get(point.Series{Node: s.cfg.Node, Type: typ, Key: point.NoKey}))
+		answered = copyOf(st.Get(answer))
+	})
+	if head == nil || head.Removed() {
+		return
+	}
+	a := api.Applied{Time: point.TimeOf(head.Time).Format(time.RFC3339Nano), OK: true}
+	if r := s.cfg.Settings[typ](&head.Point); r != nil {
+		a.OK, a.Code, a.Reason = false, r.Code, r.Reason
+	}
+	var before api.Applied
+	if answered != nil && json.Unmarshal(answered.Data, &before) == nil && before == a || head.Author != state.Hub {
+		return
+	}
+	data, err := json.Marshal(a)
+	if err != nil {
+		return // strings and a bool always encode
+	}
+	p := point.Point{Series: answer, DataType: point.JSON, Data: data}
+	// A reply is asked so that the answer goes out at once.
+	if err := s.cfg.Instance.Write([]point.Point{p}, nil, func(error) {}); err != nil {
+		s.cfg.Log.Warn().Err(err).Str("setting", typ).Msg("setting not answered")
+		return
+	}
+	s.cfg.Log.Info().Str("setting", typ).Bool("ok", a.OK).Str("code", a.Code).Msg("setting answered")
+}
+
+func copyOf(e *frame.Entry) *frame.Entry {
+	if e == nil {
+		return nil
+	}
+	c := *e
+	return &c
+}
+
+// OneOf returns a setting that accepts one of several words.
+func OneOf(words []string, apply func(string)) Setting {
+	return func(p *point.Point) *Refused {
+		if p.DataType != point.String {
+			return &Refused{CodeType, "must be a string"}
+		}
+		for _, w := range words {
+			if string(p.Data) == w {
+				apply(w)
+				return nil
+			}
+		}
+		return &Refused{CodeRange, fmt.Sprintf("must be one of %v", words)}
+	}
+}
+
+// Seconds returns a setting that accepts a number of seconds between two
+// bounds, both included.
+func Seconds(least, most float64, apply func(time.Duration)) Setting {
+	return func(p *point.Point) *Refused {
+		v, ok := p.Number()
+		if !ok {
+			return &Refused{CodeType, "must be a number of seconds"}
+		}
+		if !(v >= least && v <= most) {
+			return &Refused{CodeRange, fmt.Sprintf("must be between %g and %g seconds", least, most)}
+		}
+		apply(time.Duration(v * float64(time.Second)))
+		return nil
+	}
+}

@@ -1,0 +1,166 @@
+// Package uplink connects the gateway's logs with the hub: it finds out when
+// the leaf is up, carries the link's messages over it, and stores and applies
+// what the hub sends.
+//
+// The protocol itself is package link.
+package uplink
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync"
+	"time"
+
+	"github.com/nats-io/nats.go"
+	"github.com/rs/zerolog"
+
+	"github.com/sapflow/sapflow/shared/bus"
+	"github.com/sapflow/sapflow/shared/frame"
+	"github.com/sapflow/sapflow/shared/journal"
+	"github.com/sapflow/sapflow/shared/link"
+	"github.com/sapflow/sapflow/shared/state"
+	"github.com/sapflow/sapflow/shared/subject"
+)
+
+// lookEvery is how often the leaf is looked at; a connection that was lost
+// and made again in between is found by the link's own waits.
+const lookEvery = 200 * time.Millisecond
+
+// Leaf is the connection to the hub.
+type Leaf interface {
+	// Linked tells whether somebody at the hub listens on the subject.
+	Linked(subject string) bool
+	// CutLeaf closes the connection; a new one is made.
+	CutLeaf()
+}
+
+// Config says what the uplink connects. All fields but Log must be set.
+type Config struct {
+	ID       string
+	Leaf     Leaf
+	Conn     *nats.Conn // in the uplink account
+	Instance *bus.Instance
+	Out      *journal.Log     // EDGE
+	In       *journal.Replica // DOWN
+	Acked    frame.Position   // from the snapshot
+	Clock    *bus.Clock
+	Save     func() error // writes a snapshot
+	Log      zerolog.Logger
+}
+
+// Uplink is the gateway's end of the link.
+type Uplink struct {
+	cfg  Config
+	peer *link.Peer
+
+	mu    sync.Mutex
+	acked frame.Position
+}
+
+// New returns an uplink that is not connected.
+func New(cfg Config) *Uplink {
+	cfg.Log = cfg.Log.With().Str("component", "uplink").Logger()
+	u := &Uplink{cfg: cfg, acked: cfg.Acked}
+	u.peer = link.NewPeer(link.Config{
+		Gateway: true, Out: cfg.Out, In: cfg.In, Author: state.Hub, Acked: cfg.Acked,
+		Send: func(verb string, data []byte) error {
+			return cfg.Conn.Publish(subject.FromGateway(cfg.ID, verb), data)
+		},
+		Store: u.store, Merge: u.merge,
+		Heads:     func() []frame.Entry { return cfg.Instance.HeadsBelow(cfg.ID) },
+		HeadsSent: func() {},
+		Cut:       cfg.Leaf.CutLeaf,
+		OnAcked:   u.setAcked,
+		OnTime: func(ns uint64) {
+			if off := cfg.Clock.HubTime(ns); off != 0 {
+				cfg.Log.Debug().Dur("off_ms", off).Msg("clock is off, stamps are corrected")
+			}
+		},
+		Now: cfg.Clock.Now, Random: journal.RandomBits, Log: cfg.Log,
+	})
+	return u
+}
+
+// Appended tells that the EDGE log has more.
+func (u *Uplink) Appended() { u.peer.Appended() }
+
+// Run carries messages until ctx ends.
+func (u *Uplink) Run(ctx context.Context) error {
+	sub, err := u.cfg.Conn.Subscribe(subject.ToGateway(u.cfg.ID, "*"), func(m *nats.Msg) {
+		verb := m.Subject[len(subject.ToGateway(u.cfg.ID, "")):]
+		u.peer.Deliver(verb, m.Data)
+	})
+	if err != nil {
+		return fmt.Errorf("subscribe to the hub: %w", err)
+	}
+	defer func() { _ = sub.Unsubscribe() }()
+	var wg sync.WaitGroup
+	defer wg.Wait()
+	wg.Add(1)
+	go func() {
+		defer wg.Done()
+		_ = u.peer.Run(ctx) // ends with ctx
+	}()
+	look := time.NewTicker(lookEvery)
+	defer look.Stop()
+	hello, up := subject.FromGateway(u.cfg.ID, subject.Hello), false
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-look.C:
+		}
+		if now := u.cfg.Leaf.Linked(hello); now != up {
+			up = now
+			u.cfg.Log.Info().Bool("connected", up).Msg("link changed")
+			u.peer.SetConnected(up)
+		}
+	}
+}
+
+// store keeps a frame of the DOWN log and applies it.
+func (u *Uplink) store(ctx context.Context, f *frame.Frame) ([]link.AsideCount, error) {
+	if f.Kind == frame.Heads || !f.Verify() {
+		return nil, errors.New("frame is not what the hub sends")
+	}
+	applied := u.cfg.Instance.Storing(subject.StreamDown)
+	seq, err := u.cfg.In.Append(ctx, f)
+	if err != nil {
+		applied(0)
+		return nil, err
+	}
+	u.cfg.Instance.Apply(f)
+	applied(seq)
+	return nil, nil
+}
+
+// merge takes the hub's winners; a snapshot makes them durable before the ack.
+func (u *Uplink) merge(_ context.Context, f *frame.Frame) error {
+	u.cfg.Instance.Apply(f)
+	return u.cfg.Save()
+}
+
+// setAcked remembers what the hub holds. The first ack is kept at once: from
+// then on an unknown epoch at the hub means a clone.
+func (u *Uplink) setAcked(pos frame.Position) {
+	u.mu.Lock()
+	first := u.acked == (frame.Position{}) && pos != u.acked
+	u.acked = pos
+	u.mu.Unlock()
+	if first {
+		if err := u.cfg.Save(); err != nil {
+			u.cfg.Log.Warn().Err(err).Msg("snapshot not written")
+		}
+	}
+}
+
+// Acked returns the end of the EDGE log at the hub.
+func (u *Uplink) Acked() frame.Position {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	return u.acked
+}
+
+// Status returns what the link does.
+func (u *Uplink) Status() link.Status { return u.peer.Status() }

@@ -1,0 +1,176 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/sapflow/sapflow/shared/api"
+	"github.com/sapflow/sapflow/shared/cli"
+	"github.com/sapflow/sapflow/shared/client"
+)
+
+// deviceCmd are the commands below `device`.
+type deviceCmd struct {
+	Add    deviceAdd    `cmd:"" help:"Add a gateway and print the line that enrols it."`
+	Token  deviceToken  `cmd:"" help:"Make a new token for a gateway whose box was replaced."`
+	List   deviceList   `cmd:"" help:"List the gateways."`
+	Show   deviceShow   `cmd:"" help:"Print how a gateway is."`
+	Revoke deviceRevoke `cmd:"" help:"Make the key of a gateway void and cut it off."`
+	Remove deviceRemove `cmd:"" help:"Revoke a gateway and forget it."`
+}
+
+type deviceAdd struct {
+	cli.Target
+	Name   string `arg:"" help:"Its description."`
+	Parent string `placeholder:"NODE" help:"Node above it, the root by default."`
+	Plan   string `enum:"wired,lte,catm" default:"wired" help:"What its link costs: wired, lte or catm."`
+	JSON   bool   `name:"json" help:"Print JSON."`
+}
+
+// Help shows an example.
+func (deviceAdd) Help() string {
+	return "The token is good once. Paste the line at the gateway.\n\nExample:\n\n    sapflow-hub device add pump-house --plan catm --parent Norway"
+}
+
+// Run adds a gateway.
+func (d deviceAdd) Run(ctx context.Context, out *cli.Out) error {
+	return d.Do(ctx, func(c *client.Client) error {
+		parent, err := resolveOrRoot(ctx, c, d.Parent)
+		if err != nil {
+			return err
+		}
+		t, err := c.DeviceAdd(ctx, api.DeviceAdd{Name: d.Name, Parent: parent, Plan: d.Plan})
+		if err != nil {
+			return err
+		}
+		return printToken(out, t, d.JSON)
+	})
+}
+
+func printToken(out *cli.Out, t *api.DeviceToken, asJSON bool) error {
+	if asJSON {
+		return out.JSON(t)
+	}
+	return out.Println(fmt.Sprintf("id     %s\ntoken  %s\n\nRun this at the gateway:\n\n    %s\n", t.ID, t.Token, t.Enroll))
+}
+
+// deviceRef are the arguments of a command about one gateway.
+type deviceRef struct {
+	cli.Target
+	Node string `arg:"" help:"Gateway: its id, the beginning of it, or its description."`
+	JSON bool   `name:"json" help:"Print JSON."`
+}
+
+// do connects and runs f with the gateway's id. A gateway whose node was
+// removed is known by its id only.
+func (d deviceRef) do(ctx context.Context, f func(c *client.Client, id string) error) error {
+	return d.Do(ctx, func(c *client.Client) error {
+		id, err := c.Resolve(ctx, d.Node)
+		if errors.Is(err, &api.Error{Code: api.CodeNotFound}) {
+			id, err = d.Node, nil
+		}
+		if err != nil {
+			return err
+		}
+		return f(c, id)
+	})
+}
+
+type deviceToken struct{ deviceRef }
+
+// Run makes a token.
+func (d deviceToken) Run(ctx context.Context, out *cli.Out) error {
+	return d.do(ctx, func(c *client.Client, id string) error {
+		t, err := c.DeviceToken(ctx, id)
+		if err != nil {
+			return err
+		}
+		return printToken(out, t, d.JSON)
+	})
+}
+
+type deviceShow struct{ deviceRef }
+
+// Run prints a gateway.
+func (d deviceShow) Run(ctx context.Context, out *cli.Out) error {
+	return d.do(ctx, func(c *client.Client, id string) error {
+		device, err := c.Device(ctx, id)
+		switch {
+		case err != nil:
+			return err
+		case d.JSON:
+			return out.JSON(device)
+		}
+		rows := [][]string{
+			{"id", device.ID}, {"name", device.Name}, {"plan", device.Plan}, {"state", device.State},
+			{"online", onlineText(device)}, {"link", device.Link}, {"behind", fmt.Sprintf("%d points", device.LagPoints)},
+		}
+		for reason, n := range device.Aside {
+			rows = append(rows, []string{"set aside", fmt.Sprintf("%d points: %s", n, reason)})
+		}
+		return out.Table(rows)
+	})
+}
+
+func onlineText(d *api.Device) string {
+	switch {
+	case d.Online:
+		return "yes"
+	case d.LastSeen == "":
+		return "never seen"
+	}
+	return "no, seen " + cli.Age(time.Now(), d.LastSeen) + " ago"
+}
+
+type deviceRevoke struct{ deviceRef }
+
+// Run revokes a gateway.
+func (d deviceRevoke) Run(ctx context.Context, out *cli.Out) error {
+	return d.void(ctx, out, (*client.Client).DeviceRevoke)
+}
+
+type deviceRemove struct{ deviceRef }
+
+// Run removes a gateway.
+func (d deviceRemove) Run(ctx context.Context, out *cli.Out) error {
+	return d.void(ctx, out, (*client.Client).DeviceRemove)
+}
+
+// void runs a command that has no result.
+func (d deviceRef) void(ctx context.Context, out *cli.Out, f func(*client.Client, context.Context, string) error) error {
+	return d.do(ctx, func(c *client.Client, id string) error {
+		if err := f(c, ctx, id); err != nil || !d.JSON {
+			return err
+		}
+		return out.JSON(nodeID{id})
+	})
+}
+
+type deviceList struct {
+	cli.Target
+	JSON bool `name:"json" help:"Print JSON."`
+}
+
+// Run lists the gateways.
+func (d deviceList) Run(ctx context.Context, out *cli.Out) error {
+	return d.Do(ctx, func(c *client.Client) error {
+		list, err := c.Devices(ctx)
+		if err != nil {
+			return err
+		}
+		if d.JSON {
+			if list == nil {
+				list = []api.Device{}
+			}
+			return out.JSON(list)
+		}
+		rows := [][]string{{"NAME", "ID", "PLAN", "STATE", "ONLINE", "BEHIND"}}
+		for i := range list {
+			g := &list[i]
+			rows = append(rows, []string{g.Name, g.ID, g.Plan, g.State, onlineText(g), fmt.Sprint(g.LagPoints)})
+		}
+		return out.Table(rows)
+	})
+}

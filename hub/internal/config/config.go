@@ -1,0 +1,123 @@
+// Package config owns the settings of the hub and where they come from: a
+// flag counts before the environment (SAPFLOW_*), that before the YAML file,
+// that before the default. What the settings do belongs to run.
+package config
+
+import (
+	"errors"
+	"fmt"
+
+	"github.com/rs/zerolog"
+
+	"github.com/sapflow/sapflow/shared/cli"
+)
+
+// The defaults: everything on loopback.
+const (
+	DefaultHTTP          = "127.0.0.1:8080"
+	DefaultLeaf          = "127.0.0.1:7422"
+	DefaultListen        = "127.0.0.1:4223"
+	DefaultMaxPerSubject = 1000
+	DefaultLogLevel      = "info"
+)
+
+// Config says how a hub runs.
+type Config struct {
+	// Data is the directory of all that the hub stores, required.
+	Data string
+	// HTTP is host:port of the web and of enrolment, port 0 for a free one;
+	// default 127.0.0.1:8080.
+	HTTP string
+	// Leaf is host:port where gateways connect, port 0 for a free one; default
+	// 127.0.0.1:7422. Beyond loopback it needs TLSCert and TLSKey.
+	Leaf string
+	// Listen is host:port where programs connect by NATS, port 0 for a free
+	// one; default 127.0.0.1:4223.
+	Listen string
+	// ListenGiven tells that somebody chose Listen: if it is taken that is an
+	// error. The default moves to a free port.
+	ListenGiven bool
+	// LeafAdvertise is the URL that an enrolled gateway is told to dial, to be
+	// set when gateways reach Leaf through a load balancer or a tunnel;
+	// default the address of Leaf.
+	LeafAdvertise string
+	// TLSCert and TLSKey are PEM files for Leaf and HTTP, both or none; default
+	// none, which is plain.
+	TLSCert, TLSKey string
+	// NodeStreams limits the streams of each node.
+	NodeStreams NodeStreams
+	// LogLevel is debug, info, warn or error; default info.
+	LogLevel string
+
+	// Log gets what the hub has to say; the zero value is silent. Main sets it.
+	Log zerolog.Logger
+	// Version is what the hub calls itself; main sets it.
+	Version string
+}
+
+// NodeStreams limits the streams of each node.
+type NodeStreams struct {
+	// MaxPerSubject is how many points each series keeps in a stream of its
+	// node, at least 1; default 1000.
+	MaxPerSubject int
+}
+
+// Settings are settings as a person gives them, by flag, environment or file:
+// nil where nothing was said. Its tags are for kong and for YAML.
+type Settings struct {
+	Data          *string             `yaml:"data" env:"SAPFLOW_DATA" placeholder:"DIR" help:"Directory of all that the hub stores."`
+	HTTP          *string             `yaml:"http" name:"http" env:"SAPFLOW_HTTP" placeholder:"127.0.0.1:8080" help:"Address of the web and of enrolment."`
+	Leaf          *string             `yaml:"leaf" env:"SAPFLOW_LEAF" placeholder:"127.0.0.1:7422" help:"Address where gateways connect."`
+	Listen        *string             `yaml:"listen" env:"SAPFLOW_LISTEN" placeholder:"127.0.0.1:4223" help:"Address where programs connect by NATS. The default moves to a free port when it is taken."`
+	LeafAdvertise *string             `yaml:"leafAdvertise" env:"SAPFLOW_LEAF_ADVERTISE" placeholder:"URL" help:"What an enrolled gateway is told to dial, instead of the address of --leaf."`
+	TLSCert       *string             `yaml:"tlsCert" name:"tls-cert" env:"SAPFLOW_TLS_CERT" placeholder:"FILE" help:"Certificate in PEM."`
+	TLSKey        *string             `yaml:"tlsKey" name:"tls-key" env:"SAPFLOW_TLS_KEY" placeholder:"FILE" help:"Key of the certificate in PEM."`
+	NodeStreams   NodeStreamsSettings `yaml:"nodeStreams" embed:"" prefix:"node-streams-"`
+	LogLevel      *string             `yaml:"logLevel" env:"SAPFLOW_LOG_LEVEL" placeholder:"info" help:"debug, info, warn or error."`
+}
+
+// NodeStreamsSettings are settings for NodeStreams.
+type NodeStreamsSettings struct {
+	MaxPerSubject *int `yaml:"maxPerSubject" env:"SAPFLOW_NODE_STREAMS_MAX_PER_SUBJECT" placeholder:"1000" help:"Points of each series that the streams of a node keep."`
+}
+
+// Load completes what flags and environment gave with the YAML file at path,
+// if it is not "", and the defaults, and checks it.
+func (s Settings) Load(path string) (Config, error) {
+	var f Settings
+	if path != "" {
+		if err := cli.ReadSettings(path, &f); err != nil {
+			return Config{}, err
+		}
+	}
+	c := Config{
+		Data:          cli.First("", s.Data, f.Data),
+		HTTP:          cli.First(DefaultHTTP, s.HTTP, f.HTTP),
+		Leaf:          cli.First(DefaultLeaf, s.Leaf, f.Leaf),
+		Listen:        cli.First(DefaultListen, s.Listen, f.Listen),
+		ListenGiven:   s.Listen != nil || f.Listen != nil,
+		LeafAdvertise: cli.First("", s.LeafAdvertise, f.LeafAdvertise),
+		TLSCert:       cli.First("", s.TLSCert, f.TLSCert),
+		TLSKey:        cli.First("", s.TLSKey, f.TLSKey),
+		NodeStreams: NodeStreams{
+			MaxPerSubject: cli.First(DefaultMaxPerSubject, s.NodeStreams.MaxPerSubject, f.NodeStreams.MaxPerSubject),
+		},
+		LogLevel: cli.First(DefaultLogLevel, s.LogLevel, f.LogLevel),
+	}
+	return c, c.check()
+}
+
+func (c Config) check() error {
+	if c.Data == "" {
+		return errors.New("where does the hub store? Give --data DIR")
+	}
+	if (c.TLSCert == "") != (c.TLSKey == "") {
+		return errors.New("a certificate needs its key, and a key its certificate: give --tls-cert and --tls-key")
+	}
+	if c.NodeStreams.MaxPerSubject < 1 {
+		return fmt.Errorf("nodeStreams.maxPerSubject is %d, it must be at least 1", c.NodeStreams.MaxPerSubject)
+	}
+	return errors.Join(
+		cli.CheckAddress("http", c.HTTP), cli.CheckAddress("leaf", c.Leaf), cli.CheckAddress("listen", c.Listen),
+	)
+}

@@ -1,0 +1,100 @@
+package config_test
+
+import (
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/alecthomas/kong"
+
+	"github.com/sapflow/sapflow/hub/internal/config"
+)
+
+// TestMain keeps the settings of whoever runs the tests out of them.
+func TestMain(m *testing.M) {
+	for _, v := range os.Environ() {
+		if name, _, _ := strings.Cut(v, "="); strings.HasPrefix(name, "SAPFLOW_") {
+			_ = os.Unsetenv(name) // fails for malformed names only
+		}
+	}
+	os.Exit(m.Run())
+}
+
+// load parses flags as main does and loads a file with the given text.
+func load(t *testing.T, file string, flags ...string) (config.Config, error) {
+	t.Helper()
+	var s config.Settings
+	parser, err := kong.New(&s)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := parser.Parse(flags); err != nil {
+		t.Fatal(err)
+	}
+	path := filepath.Join(t.TempDir(), "hub.yaml")
+	if err := os.WriteFile(path, []byte(file), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	return s.Load(path)
+}
+
+func TestDefaults(t *testing.T) {
+	got, err := load(t, "", "--data", "d")
+	want := config.Config{
+		Data: "d", HTTP: config.DefaultHTTP, Leaf: config.DefaultLeaf, Listen: config.DefaultListen,
+		NodeStreams: config.NodeStreams{MaxPerSubject: config.DefaultMaxPerSubject}, LogLevel: "info",
+	}
+	if err != nil || got.Data != want.Data || got.HTTP != want.HTTP || got.Leaf != want.Leaf || got.Listen != want.Listen ||
+		got.ListenGiven || got.NodeStreams != want.NodeStreams || got.LogLevel != want.LogLevel || got.LeafAdvertise != "" {
+		t.Errorf("got %+v, %v, want %+v", got, err, want)
+	}
+}
+
+func TestLayers(t *testing.T) {
+	t.Setenv("SAPFLOW_HTTP", "127.0.0.1:2")
+	t.Setenv("SAPFLOW_LEAF", "127.0.0.1:2")
+	file := `
+data: file
+http: 127.0.0.1:3
+leaf: 127.0.0.1:3
+listen: 127.0.0.1:3
+leafAdvertise: tls://hub.example.com:443
+nodeStreams:
+  maxPerSubject: 7
+`
+	got, err := load(t, file, "--http", "127.0.0.1:1", "--node-streams-max-per-subject", "8")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got.HTTP != "127.0.0.1:1" || got.Leaf != "127.0.0.1:2" || got.Listen != "127.0.0.1:3" || got.Data != "file" {
+		t.Errorf("flag, environment, file: got %q, %q, %q, %q", got.HTTP, got.Leaf, got.Listen, got.Data)
+	}
+	if !got.ListenGiven || got.NodeStreams.MaxPerSubject != 8 || got.LeafAdvertise != "tls://hub.example.com:443" {
+		t.Errorf("got %+v", got)
+	}
+}
+
+func TestRefused(t *testing.T) {
+	for _, tc := range []struct {
+		file  string
+		flags []string
+		want  string
+	}{
+		{"", nil, "--data"},
+		{"data: d\n\nhttpp: 1\n", nil, `line 3: unknown field "httpp"`},
+		{"nodeStreams:\n  max: 1\n", nil, `line 2: unknown field "max"`},
+		{"nodeStreams:\n  maxPerSubject: many\n", nil, "line 2"},
+		{"data: [\n", nil, "hub.yaml"},
+		{"", []string{"--data=d", "--http=8080"}, "host:port"},
+		{"", []string{"--data=d", "--tls-cert=c"}, "--tls-key"},
+		{"", []string{"--data=d", "--node-streams-max-per-subject=0"}, "at least 1"},
+	} {
+		if _, err := load(t, tc.file, tc.flags...); err == nil || !strings.Contains(err.Error(), tc.want) || strings.Contains(err.Error(), "\n") {
+			t.Errorf("%q %v: got %v, want %q", tc.file, tc.flags, err, tc.want)
+		}
+	}
+	if _, err := (config.Settings{}).Load("no-such-file"); err == nil {
+		t.Error("a file that is not there was accepted")
+	}
+}

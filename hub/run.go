@@ -1,0 +1,436 @@
+package main
+
+import (
+	"context"
+	"crypto/tls"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"net"
+	"net/http"
+	"os"
+	"slices"
+	"time"
+
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
+	"github.com/rs/zerolog"
+
+	"github.com/sapflow/sapflow/hub/internal/config"
+	"github.com/sapflow/sapflow/hub/internal/cred"
+	"github.com/sapflow/sapflow/hub/internal/door"
+	"github.com/sapflow/sapflow/hub/internal/fleet"
+	"github.com/sapflow/sapflow/hub/internal/manage"
+	"github.com/sapflow/sapflow/hub/internal/natsd"
+	"github.com/sapflow/sapflow/hub/internal/relay"
+	"github.com/sapflow/sapflow/hub/internal/streams"
+	"github.com/sapflow/sapflow/hub/internal/view"
+	"github.com/sapflow/sapflow/shared/api"
+	"github.com/sapflow/sapflow/shared/bus"
+	"github.com/sapflow/sapflow/shared/client"
+	"github.com/sapflow/sapflow/shared/daemon"
+	"github.com/sapflow/sapflow/shared/history"
+	"github.com/sapflow/sapflow/shared/journal"
+	"github.com/sapflow/sapflow/shared/point"
+	"github.com/sapflow/sapflow/shared/state"
+	"github.com/sapflow/sapflow/shared/subject"
+)
+
+// snapshotEvery is how often state is written besides at a stop: it bounds
+// how much of the logs a start after a crash reads.
+const snapshotEvery = 5 * time.Minute
+
+// commitEvery is how long a write that asked for no reply may wait.
+const commitEvery = time.Second
+
+// hub is a running hub:
+//
+//	gateways ==leaf==> door --> EDGE log --+--> state, up.*      (bus)
+//	                    ^                  +--> node streams     (streams)
+//	                    |                  +--> DOWN logs        (relay)
+//	people, programs --> bus --> HUB log --+
+//	                    DOWN logs --> door ==leaf==> gateways
+type hub struct {
+	cfg    config.Config
+	dir    *daemon.Dir
+	stages *daemon.Stages
+	log    zerolog.Logger
+
+	root  string
+	keys  *cred.Keys
+	nats  *natsd.Server
+	conns map[string]*nats.Conn // by account
+	js    jetstream.JetStream
+	meta  bus.Meta // of the snapshot
+	clock bus.Clock
+
+	edge, down, own jetstream.Stream
+	bell            view.Bell
+	bus             *bus.Instance
+	fleet           *fleet.Registry
+	door            *door.Door
+	relay           *relay.Relay
+	httpAddr        string
+}
+
+// Run runs a hub until ctx ends.
+func Run(ctx context.Context, cfg config.Config) (err error) {
+	h := &hub{cfg: cfg, log: cfg.Log, conns: map[string]*nats.Conn{}}
+	if h.dir, err = daemon.Open(cfg.Data); err != nil {
+		return err
+	}
+	ctx, h.stages = daemon.NewStages(ctx)
+	started := time.Now()
+	err = h.start(ctx)
+	if err == nil {
+		h.log.Info().Str("id", h.root).Str("http", h.httpAddr).Str("listen", h.nats.ListenAddr()).
+			Str("leaf", h.nats.LeafAddr()).Dur("start_ms", time.Since(started)).Msg("hub is ready")
+		<-ctx.Done()
+		h.log.Info().Msg("hub stops")
+	}
+	err = errors.Join(err, h.stages.Stop())
+	return errors.Join(err, h.dir.Close(err == nil))
+}
+
+// start builds every part and starts it in the order of dependence; what is
+// started here stops in reverse.
+func (h *hub) start(ctx context.Context) error {
+	for _, step := range []func(context.Context) error{
+		h.openIdentity, h.startNATS, h.openStreams, h.startBus, h.startFleet, h.startViews, h.startDoor, h.startHTTP, h.announce,
+	} {
+		if err := step(ctx); err != nil {
+			return err
+		}
+		if err := context.Cause(ctx); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// openIdentity loads or makes what names this hub: its keys and its root.
+func (h *hub) openIdentity(context.Context) (err error) {
+	if h.keys, err = cred.Open(h.dir.Join("keys")); err != nil {
+		return err
+	}
+	creds, err := h.keys.LocalCreds()
+	if err != nil {
+		return err
+	}
+	if err := daemon.WriteFile(h.dir.Join(client.CredsFile), creds); err != nil {
+		return err
+	}
+	var id struct {
+		Root string `json:"root"`
+	}
+	b, err := os.ReadFile(h.dir.Join("hub.json"))
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+		id.Root = manage.NewID()
+		if b, err = json.Marshal(id); err == nil {
+			err = daemon.WriteFile(h.dir.Join("hub.json"), b)
+		}
+	case err == nil:
+		err = json.Unmarshal(b, &id)
+	}
+	if err == nil {
+		err = point.CheckID(id.Root)
+	}
+	if err != nil {
+		return fmt.Errorf("identity of the hub: %w", err)
+	}
+	h.root = id.Root
+	return nil
+}
+
+func (h *hub) tlsConfig() (*tls.Config, error) {
+	if h.cfg.TLSCert == "" && h.cfg.TLSKey == "" {
+		return nil, nil
+	}
+	pair, err := tls.LoadX509KeyPair(h.cfg.TLSCert, h.cfg.TLSKey)
+	if err != nil {
+		return nil, fmt.Errorf("load certificate: %w", err)
+	}
+	return &tls.Config{Certificates: []tls.Certificate{pair}, MinVersion: tls.VersionTLS12}, nil
+}
+
+func (h *hub) startNATS(ctx context.Context) error {
+	tlsConfig, err := h.tlsConfig()
+	if err != nil {
+		return err
+	}
+	h.nats, err = natsd.Start(ctx, natsd.Config{
+		Dir: h.dir.Path, Keys: h.keys, TLS: tlsConfig, Leaf: h.cfg.Leaf,
+		Listen: h.cfg.Listen, ListenFallback: !h.cfg.ListenGiven, Log: h.log,
+	})
+	if err != nil {
+		return err
+	}
+	h.stages.OnStop(h.nats.Close)
+	for _, account := range []string{cred.CORE, cred.DEVICES, cred.PEOPLE} {
+		nc, err := h.nats.Connect(account, "hub")
+		if err != nil {
+			return err
+		}
+		h.conns[account] = nc
+		h.stages.OnStop(nc.Close)
+	}
+	h.js, err = jetstream.New(h.conns[cred.CORE])
+	return err
+}
+
+func (h *hub) openStreams(ctx context.Context) (err error) {
+	for name, s := range map[string]*jetstream.Stream{
+		subject.StreamEdge: &h.edge, subject.StreamDown: &h.down, subject.StreamHub: &h.own,
+	} {
+		if *s, err = journal.Ensure(ctx, h.js, journal.LogStream(name, subject.LogsOf(name))); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (h *hub) store(s jetstream.Stream, subject string) *journal.JetStream {
+	return journal.NewStore(h.js, s, subject)
+}
+
+func author(string) string { return state.Hub }
+
+// startBus restores the state, the hub's log and the public subjects. Serve
+// comes later, when everything that it tells of is there.
+func (h *hub) startBus(ctx context.Context) error {
+	restored, meta, err := bus.Load(h.dir.Path)
+	if err != nil {
+		h.log.Warn().Err(err).Msg("snapshot damaged, an older one or the logs are used")
+	}
+	h.meta = meta
+	log, err := journal.Open(ctx, journal.Config{
+		Store: h.store(h.own, subject.LogHub), Author: state.Hub, Clean: h.dir.Clean,
+		Every: commitEvery, Now: h.clock.Now, Log: h.log.With().Str("component", "log").Logger(),
+		Notify: func(c journal.Committed) {
+			h.bus.SetCovered(subject.StreamHub, c.Stream)
+			h.bell.Ring()
+		},
+	})
+	if err != nil {
+		return err
+	}
+	people := h.conns[cred.PEOPLE]
+	h.bus = bus.New(bus.Config{
+		Author: state.Hub, Root: h.root, RootType: point.NodeRoot, State: restored, Log: log, Clock: &h.clock,
+		Conn:     people,
+		Interest: func(s string) bool { return h.nats.Interest(cred.PEOPLE, s) },
+		History: func() []history.Source {
+			return []history.Source{
+				{Store: h.store(h.edge, subject.LogsOf(subject.StreamEdge)), Author: subject.ParseLog},
+				{Store: h.store(h.own, subject.LogHub), Author: author},
+			}
+		},
+		Status: h.status,
+		Logger: h.log.With().Str("component", "bus").Logger(),
+	})
+	for _, r := range []struct {
+		stream string
+		store  journal.Store
+		author func(string) string
+	}{
+		{subject.StreamEdge, h.store(h.edge, subject.LogsOf(subject.StreamEdge)), subject.ParseLog},
+		{subject.StreamHub, h.store(h.own, subject.LogHub), author},
+	} {
+		if err := h.bus.Replay(ctx, r.stream, r.store, meta.Streams[r.stream], r.author); err != nil {
+			return err
+		}
+	}
+	h.stages.OnStop(func() { // after the log has committed the rest
+		if err := h.save(); err != nil {
+			h.log.Error().Err(err).Msg("snapshot not written")
+		}
+	})
+	h.stages.Start("hub log", log.Run)
+	return nil
+}
+
+// save writes a snapshot with what every part must know after a restart.
+func (h *hub) save() error {
+	return h.bus.Save(h.dir.Path, func(m *bus.Meta) {
+		if h.door == nil || h.relay == nil { // a start that failed: what was there still holds
+			m.Acked, m.Heads, m.Views = h.meta.Acked, h.meta.Heads, h.meta.Views
+			return
+		}
+		h.relay.Fill(m) // before the door: a node that arrives meanwhile is in both or replayed
+		h.door.Fill(m)
+	})
+}
+
+func (h *hub) leafURL() string {
+	if h.cfg.LeafAdvertise != "" {
+		return h.cfg.LeafAdvertise
+	}
+	if h.cfg.TLSCert != "" {
+		return "tls://" + h.nats.LeafAddr()
+	}
+	return "nats-leaf://" + h.nats.LeafAddr()
+}
+
+func (h *hub) startFleet(ctx context.Context) (err error) {
+	h.fleet, err = fleet.Open(ctx, fleet.Config{
+		JetStream: h.js, Issuer: h.keys, Server: h.nats, LeafURL: h.leafURL(), Log: h.log,
+		Enrolled: func(id string) { // a new box lacks the winners
+			if g := h.door.Gate(id); g != nil {
+				g.Lacks(id)
+			}
+		},
+	})
+	if err != nil {
+		return err
+	}
+	h.door = door.New(door.Config{
+		Conn: h.conns[cred.DEVICES], Instance: h.bus, Clock: &h.clock, Clean: h.dir.Clean,
+		Edge:  func(id string) journal.Store { return h.store(h.edge, subject.LogEdge(id)) },
+		Down:  func(id string) journal.Store { return h.store(h.down, subject.LogDown(id)) },
+		Acked: h.meta.Acked, Heads: h.meta.Heads,
+		Kick: h.nats.KickDevice, Stored: h.bell.Ring, Save: h.save, Log: h.log,
+	})
+	devices, err := h.fleet.List(ctx)
+	if err != nil {
+		return err
+	}
+	for _, d := range devices {
+		if _, err := h.door.Admit(ctx, d.ID); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (h *hub) source(name string, s jetstream.Stream, subject string, author func(string) string) view.Source {
+	return view.Source{
+		Name: name, Store: h.store(s, subject), Author: author,
+		Covered: func() uint64 { return h.bus.Covered(name) },
+	}
+}
+
+func (h *hub) startViews(context.Context) error {
+	edge := h.source(subject.StreamEdge, h.edge, subject.LogsOf(subject.StreamEdge), subject.ParseLog)
+	own := h.source(subject.StreamHub, h.own, subject.LogHub, author)
+	h.relay = relay.New(relay.Config{
+		Hub: own, Edge: edge, Instance: h.bus, Door: h.door, Done: h.meta.Views, Wake: h.bell.Listen(), Log: h.log,
+	})
+	h.stages.Start("relay", h.relay.Run)
+	nodes := streams.New(streams.Config{
+		Conn: h.conns[cred.CORE], JS: h.js, Edge: edge, Hub: own, Instance: h.bus, Dir: h.dir.Path,
+		MaxPerSubject: h.cfg.NodeStreams.MaxPerSubject, Wake: h.bell.Listen(), Log: h.log,
+	})
+	h.stages.Start("node streams", nodes.Run)
+	h.stages.Start("snapshots", func(ctx context.Context) error {
+		return daemon.Every(ctx, snapshotEvery, func() {
+			if err := h.save(); err != nil {
+				h.log.Error().Err(err).Msg("snapshot not written")
+			}
+		})
+	})
+	return nil
+}
+
+func (h *hub) startDoor(context.Context) error {
+	ready := make(chan struct{})
+	h.stages.Start("door", func(ctx context.Context) error { return h.door.Run(ctx, func() { close(ready) }) })
+	<-ready
+	h.stages.Start("bus", h.bus.Serve)
+	h.stages.Start("manage", manage.New(manage.Config{
+		Conn: h.conns[cred.PEOPLE], Root: h.root, Registry: h.fleet, Instance: h.bus, Door: h.door,
+		Enroll: h.enrollLine, Online: h.online, Log: h.log.With().Str("component", "manage").Logger(),
+	}).Run)
+	return nil
+}
+
+func (h *hub) online(id string) bool {
+	return slices.ContainsFunc(h.nats.Leafs(), func(l natsd.LeafInfo) bool { return l.ID == id })
+}
+
+// enrollLine is what an installer pastes at the gateway.
+func (h *hub) enrollLine(token string) string {
+	return fmt.Sprintf("sapflow-agent enroll %s --token %s --data /var/lib/sapflow", h.url(), token)
+}
+
+func (h *hub) url() string {
+	if h.cfg.TLSCert != "" {
+		return "https://" + h.httpAddr
+	}
+	return "http://" + h.httpAddr
+}
+
+// httpTimeouts fit a gateway on a slow line, and end a silent connection.
+const (
+	httpHeaderWait = 20 * time.Second
+	httpBodyWait   = time.Minute
+	httpStopWait   = 5 * time.Second
+)
+
+func (h *hub) startHTTP(context.Context) error {
+	tlsConfig, err := h.tlsConfig()
+	if err != nil {
+		return err
+	}
+	l, err := net.Listen("tcp", h.cfg.HTTP)
+	if err != nil {
+		return fmt.Errorf("listen for HTTP: %w; free the port or give another --http", err)
+	}
+	host, _, _ := net.SplitHostPort(l.Addr().String())
+	if tlsConfig == nil && !net.ParseIP(host).IsLoopback() {
+		_ = l.Close()
+		return fmt.Errorf("tokens would cross the network in the clear on %s: give --tls-cert and --tls-key, or listen on 127.0.0.1", l.Addr())
+	}
+	h.httpAddr = l.Addr().String()
+	mux := http.NewServeMux()
+	mux.Handle(fleet.EnrollPath, fleet.Handler(h.fleet, h.log))
+	mux.HandleFunc("GET /healthz", func(w http.ResponseWriter, _ *http.Request) { fmt.Fprintln(w, "ok") })
+	srv := &http.Server{Handler: mux, TLSConfig: tlsConfig, ReadHeaderTimeout: httpHeaderWait, ReadTimeout: httpBodyWait, WriteTimeout: httpBodyWait}
+	h.stages.Start("http", func(ctx context.Context) error {
+		stopped := context.AfterFunc(ctx, func() {
+			stop, cancel := context.WithTimeout(context.Background(), httpStopWait)
+			defer cancel()
+			_ = srv.Shutdown(stop)
+		})
+		defer stopped()
+		serve := srv.Serve
+		if tlsConfig != nil {
+			serve = func(l net.Listener) error { return srv.ServeTLS(l, "", "") }
+		}
+		if err := serve(l); !errors.Is(err, http.ErrServerClosed) {
+			return err
+		}
+		return nil
+	})
+	return nil
+}
+
+// announce tells programs of this machine where the hub is.
+func (h *hub) announce(context.Context) error {
+	h.stages.OnStop(func() { _ = client.RemoveRunning(h.dir.Path) })
+	return client.Running{
+		ID: h.root, Listen: h.nats.ListenAddr(), HTTP: h.httpAddr, Leaf: h.nats.LeafAddr(), PID: os.Getpid(),
+	}.Write(h.dir.Path)
+}
+
+func (h *hub) status(s *api.Status) {
+	s.Version, s.Listen, s.Connected = h.cfg.Version, h.nats.ListenAddr(), true
+	for _, l := range h.nats.Leafs() {
+		s.RxBytes += uint64(l.InBytes)
+		s.TxBytes += uint64(l.OutBytes)
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), time.Second)
+	defer cancel()
+	for _, stream := range []jetstream.Stream{h.edge, h.down, h.own} {
+		if info, err := stream.Info(ctx); err == nil {
+			s.StoreBytes += info.State.Bytes
+		}
+	}
+	if n := h.door.Refused(); n > 0 {
+		if s.Counters == nil {
+			s.Counters = map[string]int{}
+		}
+		s.Counters["door_refused"] = n
+	}
+}

@@ -1,0 +1,43 @@
+package cli
+
+import (
+	"fmt"
+	"maps"
+	"slices"
+	"strconv"
+
+	"github.com/sapflow/sapflow/shared/api"
+)
+
+func statusRows(s *api.Status) [][]string {
+	link := "not connected"
+	if s.Connected {
+		link = "connected"
+	}
+	if s.Link != "" {
+		link += ", " + s.Link
+	}
+	rows := [][]string{
+		{"node", s.ID}, {"version", s.Version}, {"listen", s.Listen}, {"link", link},
+		{"backlog", fmt.Sprintf("%d points", s.BacklogPoints)},
+		{"sent", sizeText(s.TxBytes)}, {"received", sizeText(s.RxBytes)}, {"store", sizeText(s.StoreBytes)},
+		{"at risk", s.LossWindow},
+	}
+	for _, name := range slices.Sorted(maps.Keys(s.Counters)) {
+		rows = append(rows, []string{name, strconv.Itoa(s.Counters[name])})
+	}
+	return rows
+}
+
+// sizeText returns a number of bytes in its largest unit.
+func sizeText(n uint64) string {
+	const unit = 1000
+	if n < unit {
+		return fmt.Sprintf("%d B", n)
+	}
+	v, i := float64(n)/unit, 0
+	for ; v >= unit && i < 3; i++ {
+		v /= unit
+	}
+	return fmt.Sprintf("%.1f %cB", v, "kMGT"[i])
+}
