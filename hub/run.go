@@ -127,7 +127,7 @@ func (h *hub) openIdentity(context.Context) (err error) {
 	b, err := os.ReadFile(h.dir.Join("hub.json"))
 	switch {
 	case errors.Is(err, fs.ErrNotExist):
-		id.Root = manage.NewID()
+		id.Root = client.NewID()
 		if b, err = json.Marshal(id); err == nil {
 			err = daemon.WriteFile(h.dir.Join("hub.json"), b)
 		}

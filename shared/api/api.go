@@ -168,12 +168,15 @@ type Node struct {
 	Parents  []string `json:"parents"`
 	Points   []Point  `json:"points"`
 	Children []Child  `json:"children"`
+	Edges    []Point  `json:"edges,omitempty"`   // points of the edges below it, if asked
+	Removed  bool     `json:"removed,omitempty"` // it cannot be reached from the root
 }
 
 // NodesRequest asks q.<node>.nodes for nodes with their state.
 type NodesRequest struct {
 	Depth  int    `json:"depth,omitempty"`  // levels below the node, 0 = the node alone, -1 = all
 	Type   string `json:"type,omitempty"`   // only nodes of this type
+	Edges  bool   `json:"edges,omitempty"`  // with the points of their edges, removed ones included
 	Cursor string `json:"cursor,omitempty"` // Next of the page before
 }
 
@@ -229,13 +232,14 @@ type Sample struct {
 // Bucket summarises the points of one span of time. Min, max and mean are
 // over the numbers that are not NaN.
 type Bucket struct {
-	Time  string          `json:"time"` // its start
-	Count int             `json:"count"`
-	NaN   int             `json:"nan,omitempty"`
-	Min   json.RawMessage `json:"min"`
-	Max   json.RawMessage `json:"max"`
-	Mean  json.RawMessage `json:"mean"`
-	Last  json.RawMessage `json:"last"`
+	Time     string          `json:"time"` // its start
+	Count    int             `json:"count"`
+	NaN      int             `json:"nan,omitempty"`
+	Min      json.RawMessage `json:"min"`
+	Max      json.RawMessage `json:"max"`
+	Mean     json.RawMessage `json:"mean"`
+	Last     json.RawMessage `json:"last"`
+	DataType string          `json:"dataType"` // of last
 }
 
 // Gap is a span of a log that this instance does not have.

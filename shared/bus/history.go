@@ -50,12 +50,12 @@ func (b *Instance) historyOf(ctx context.Context, node string, r *api.HistoryReq
 	if err != nil {
 		return nil, err
 	}
-	reply := &api.HistoryReply{Samples: []api.Sample{}, Gaps: gaps(res.Gaps)}
+	reply := &api.HistoryReply{Samples: []api.Sample{}, Gaps: gapsOf(r, res)}
 	size := 0
 	for i := range res.Entries {
 		s := sample(&res.Entries[i].Point)
 		s.Author = res.Entries[i].Author
-		if size += 120 + len(s.Value) + len(s.Text) + len(s.Origin); i > 0 && size > pageBytes {
+		if size += 120 + len(s.Value) + len(s.Text) + len(s.Origin); i > 0 && size > b.pageBytes() {
 			res.Entries, res.More = res.Entries[:i], true
 			break
 		}
@@ -84,9 +84,13 @@ func sample(p *point.Point) api.Sample {
 	return s
 }
 
-func gaps(list []history.Gap) []api.Gap {
+// gapsOf lists the gaps of the logs, on the first page only.
+func gapsOf(r *api.HistoryRequest, res *history.Result) []api.Gap {
+	if r.Cursor != "" {
+		return nil
+	}
 	var out []api.Gap
-	for _, g := range list {
+	for _, g := range res.Gaps {
 		out = append(out, api.Gap{Author: g.Author, From: g.From, To: g.To, Count: g.To + 1 - g.From, Reason: "gap"})
 	}
 	return out
@@ -107,7 +111,7 @@ func (b *Instance) bucketsOf(ctx context.Context, q history.Query, r *api.Histor
 	if err != nil {
 		return nil, err
 	}
-	reply := &api.HistoryReply{Buckets: []api.Bucket{}, Gaps: gaps(res.Gaps)}
+	reply := &api.HistoryReply{Buckets: []api.Bucket{}, Gaps: gapsOf(r, res)}
 	limit := bucketsPerPage
 	if r.Limit > 0 {
 		limit = min(limit, r.Limit)
@@ -119,7 +123,7 @@ func (b *Instance) bucketsOf(ctx context.Context, q history.Query, r *api.Histor
 		}
 		reply.Buckets = append(reply.Buckets, api.Bucket{
 			Time: point.TimeOf(k.Start).Format(time.RFC3339Nano), Count: k.Count, NaN: k.NaN,
-			Min: number(k.Min), Max: number(k.Max), Mean: number(k.Mean), Last: k.Last.AppendJSON(nil),
+			Min: number(k.Min), Max: number(k.Max), Mean: number(k.Mean), Last: k.Last.AppendJSON(nil), DataType: k.Last.DataType.String(),
 		})
 	}
 	return reply, nil

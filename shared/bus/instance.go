@@ -340,13 +340,16 @@ func (b *Instance) checkEdge(e, before tree.Edge) error {
 	if e.Down == state.Hub {
 		return api.Errorf(api.CodeInvalid, "choose another id", "node id %q is reserved", state.Hub)
 	}
+	if before.Removed || before.NodeType != e.NodeType {
+		// Before Has: a node moved below itself has left the tree by now.
+		if err := b.tree.Check(e.Up, e.Down, e.NodeType); err != nil {
+			return err
+		}
+	}
 	if !b.tree.Has(e.Up) {
 		return b.noNode(e.Up)
 	}
-	if !before.Removed && before.NodeType == e.NodeType {
-		return nil
-	}
-	return b.tree.Check(e.Up, e.Down, e.NodeType)
+	return nil
 }
 
 func (b *Instance) noNode(node string) error {

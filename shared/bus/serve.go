@@ -92,6 +92,9 @@ func (b *Instance) reply(m *nats.Msg, data []byte) {
 		b.Count("reply_refused", 1)
 		return
 	}
+	if limit := b.cfg.Conn.MaxPayload(); int64(len(data)) > limit {
+		data = api.Encode(nil, api.Errorf(api.CodeTooLarge, "ask for less, or connect to the hub", "the answer has %d bytes, a message at most %d", len(data), limit))
+	}
 	if err := b.cfg.Conn.Publish(m.Reply, data); err != nil {
 		b.Count("reply_failed", 1)
 	}
@@ -143,7 +146,7 @@ func parseExpect(s string) (*uint64, error) {
 
 func (b *Instance) parseWrite(m *nats.Msg) ([]point.Point, error) {
 	verb, tokens, single := strings.Cut(m.Subject, ".")
-	if len(m.Data) > 2*point.MaxGroupBytes {
+	if verb == subject.Write && len(m.Data) > 2*point.MaxGroupBytes {
 		return nil, api.Errorf(api.CodeTooLarge, "split it, or store a reference", "message has %d bytes, a value or group at most %d", len(m.Data), point.MaxGroupBytes)
 	}
 	var series point.Series
@@ -253,9 +256,9 @@ func (b *Instance) Status() *api.Status {
 	return s
 }
 
-// pageBytes bounds the JSON of a page below the 1 MB of a message; half of
-// it leaves room for one large value more and for quoting.
-const pageBytes = 400 << 10
+// pageBytes bounds the JSON of a page well below a message: the rest is room
+// for one large value more.
+func (b *Instance) pageBytes() int { return int(b.cfg.Conn.MaxPayload() * 2 / 5) }
 
 func (b *Instance) nodes(top string, r *api.NodesRequest) (*api.NodesReply, error) {
 	b.mu.Lock()
@@ -271,12 +274,13 @@ func (b *Instance) nodes(top string, r *api.NodesRequest) (*api.NodesReply, erro
 		if r.Type != "" && b.tree.Type(list[i]) != r.Type {
 			continue
 		}
-		n := b.node(list[i])
+		n := b.node(list[i], r.Edges)
+		size += 200 * len(n.Edges)
 		size += 200 + 40*len(n.Children)
 		for k := range n.Points {
 			size += 200 + len(n.Points[k].Value)
 		}
-		if len(reply.Nodes) > 0 && size > pageBytes {
+		if len(reply.Nodes) > 0 && size > b.pageBytes() {
 			reply.Next = list[i]
 			break
 		}
@@ -322,13 +326,20 @@ func start(list []string, cursor string) (int, error) {
 	return 0, api.Errorf(api.CodeConflict, "ask again from the first page", "the tree has changed since the page before")
 }
 
-func (b *Instance) node(id string) api.Node {
-	n := api.Node{ID: id, NodeType: b.tree.Type(id), Parents: b.tree.Parents(id), Points: []api.Point{}, Children: []api.Child{}}
+// node describes a node; with edges it lists the points of the edges below
+// it, removed edges included.
+func (b *Instance) node(id string, edges bool) api.Node {
+	n := api.Node{ID: id, NodeType: b.tree.Type(id), Parents: b.tree.Parents(id), Points: []api.Point{}, Children: []api.Child{}, Removed: !b.tree.Has(id)}
 	if n.Parents == nil {
 		n.Parents = []string{}
 	}
 	for _, h := range b.state.Heads(id) {
-		if !h.IsEdge() && !h.Removed() {
+		switch {
+		case h.IsEdge() && edges:
+			p := toAPI(h)
+			p.Up, p.Down = h.Up, h.Node
+			n.Edges = append(n.Edges, p)
+		case !h.IsEdge() && !h.Removed():
 			n.Points = append(n.Points, toAPI(h))
 		}
 	}
@@ -358,11 +369,11 @@ func (b *Instance) branches(top string, r *api.TreeRequest) (*api.TreeReply, err
 	size := 0
 	for ; i < len(list); i++ {
 		br := api.Branch{ID: list[i], NodeType: b.tree.Type(list[i]), Parents: b.tree.Parents(list[i])}
-		if h := b.state.Get(point.Series{Node: list[i], Type: point.TypeDescription, Key: point.NoKey}); h != nil && !h.Removed() {
+		if h := b.state.Get(point.Series{Node: list[i], Type: point.TypeDescription, Key: point.NoKey}); h != nil && !h.Removed() && h.DataType == point.String {
 			br.Description = string(h.Data)
 		}
 		size += 120 + len(br.Description) + 66*len(br.Parents)
-		if len(reply.Nodes) > 0 && size > pageBytes {
+		if len(reply.Nodes) > 0 && size > b.pageBytes() {
 			reply.Next = list[i]
 			break
 		}

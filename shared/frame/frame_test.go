@@ -121,6 +121,7 @@ func TestFollows(t *testing.T) {
 		{"new epoch, not its first frame", f, at(epoch1, 7, 70), frame.Missing},
 		{"new epoch, repeated", first, at(epoch2, 5, 50), frame.Repeats},
 		{"new epoch, some known", first, at(epoch2, 3, 30), frame.Overlaps},
+		{"new epoch, not its first frame though it names the one before", frame.Frame{Epoch: epoch2, Prev: 3, First: 4, Last: 5, Before: at(epoch1, 7, 70)}, at(epoch1, 7, 70), frame.Missing},
 		{"two epochs on", frame.Frame{Epoch: epoch3, First: 1, Last: 5, Before: at(epoch2, 5, 50)}, at(epoch1, 7, 70), frame.Missing},
 
 		{"first epoch, reader new", begin, zero, frame.Continues},
@@ -293,6 +294,7 @@ func TestMergeRefuses(t *testing.T) {
 	if _, err := heads.Merge(heads); !errors.Is(err, frame.ErrCut) {
 		t.Errorf("heads frames: got %v, want ErrCut", err)
 	}
+	f.Entries = slices.Grow(f.Entries, 10)
 	a, b := next(func(g *frame.Frame) { g.Now = 5 }), next(func(g *frame.Frame) { g.Now = 5 })
 	one, err1 := f.Merge(a)
 	two, err2 := f.Merge(b)

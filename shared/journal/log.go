@@ -14,12 +14,15 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"maps"
+	"slices"
 	"sync"
 	"time"
 
 	"github.com/rs/zerolog"
 
 	"github.com/sapflow/sapflow/shared/frame"
+	"github.com/sapflow/sapflow/shared/point"
 )
 
 // Limits of one frame, so that it fits the 256 KB payload of a link.
@@ -126,7 +129,7 @@ func Open(ctx context.Context, cfg Config) (*Log, error) {
 	if !cfg.Clean {
 		l.begin(l.tail)
 		if last.Again != (frame.Cursor{}) {
-			err = l.repeat(ctx, last.Again, runs[len(runs)-1].first)
+			err = l.repeat(ctx, last.Again, runs[len(runs)-1].first, map[point.Series]frame.Entry{})
 		}
 	}
 	return l, err
@@ -448,26 +451,30 @@ func (l *Log) Lag(pos frame.Position) uint64 {
 
 // Fork starts a new epoch that follows before, the place where the reader
 // stands, and repeats there every point after the cursor acked: the reader
-// has not got those, or has others in their place. Writers wait meanwhile.
-func (l *Log) Fork(ctx context.Context, before frame.Position, acked frame.Cursor) error {
+// has not got those, or has others in their place. Writers wait meanwhile. It
+// returns the newest point repeated of each series of the author's own, whose
+// place in the log has changed.
+func (l *Log) Fork(ctx context.Context, before frame.Position, acked frame.Cursor) ([]frame.Entry, error) {
 	l.addMu.Lock()
 	defer l.addMu.Unlock()
 	l.commitMu.Lock()
 	defer l.commitMu.Unlock()
 	if err := l.commit(ctx); err != nil {
-		return fmt.Errorf("commit before a new epoch: %w", err)
+		return nil, fmt.Errorf("commit before a new epoch: %w", err)
 	}
 	l.mu.Lock()
 	end := l.stream + 1
 	l.begin(before)
 	l.mu.Unlock()
 	l.cfg.Log.Info().Stringer("epoch", l.Tail().Epoch).Stringer("before", before.Epoch).Uint64("before_seq", before.Seq).Msg("new epoch")
-	return l.repeat(ctx, acked, end)
+	newest := map[point.Series]frame.Entry{}
+	err := l.repeat(ctx, acked, end, newest)
+	return slices.Collect(maps.Values(newest)), err
 }
 
 // repeat appends again all frames after the cursor from that stand before
-// the stream sequence end.
-func (l *Log) repeat(ctx context.Context, from frame.Cursor, end uint64) error {
+// the stream sequence end, and notes the newest of each series.
+func (l *Log) repeat(ctx context.Context, from frame.Cursor, end uint64, newest map[point.Series]frame.Entry) error {
 	for seq := uint64(1); ; {
 		m, err := l.cfg.Store.Next(ctx, seq)
 		if errors.Is(err, ErrEmpty) || err == nil && m.Seq >= end {
@@ -501,7 +508,11 @@ func (l *Log) repeat(ctx context.Context, from frame.Cursor, end uint64) error {
 		f.Seal()
 		if f.Kind == frame.Log {
 			for i := range f.Entries {
-				f.Entries[i].At = frame.Cursor{Epoch: f.Epoch, Seq: f.First + uint64(i)}
+				e := &f.Entries[i]
+				e.At = frame.Cursor{Epoch: f.Epoch, Seq: f.First + uint64(i)}
+				if old, ok := newest[e.Series]; !ok || e.Time >= old.Time {
+					newest[e.Series] = *e
+				}
 			}
 		}
 		if err := l.append(ctx, f); err != nil {

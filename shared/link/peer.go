@@ -46,6 +46,9 @@ type Config struct {
 	Merge func(ctx context.Context, f *frame.Frame) error
 	// Heads returns the winners that the other end should have.
 	Heads func() []frame.Entry
+	// Replaced is called with own points that a new epoch gave another place
+	// in Out, so that ties are decided alike at both ends.
+	Replaced func([]frame.Entry)
 	// HeadsSent is called when the other end has them.
 	HeadsSent func()
 	// Cut closes the connection so that a new one is made.
@@ -307,7 +310,8 @@ func (p *Peer) do(ctx context.Context, a Action) Event {
 	case Locate:
 		return p.locate(ctx, a.Pos)
 	case Fork:
-		err := p.cfg.Out.Fork(ctx, a.Before, a.Acked)
+		newest, err := p.cfg.Out.Fork(ctx, a.Before, a.Acked)
+		p.cfg.Replaced(newest)
 		if err != nil {
 			p.cfg.Log.Error().Err(err).Msg("new epoch failed")
 		}

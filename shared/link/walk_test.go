@@ -95,6 +95,7 @@ type world struct {
 	parted     bool // a disk was exchanged or copied back: points may be repeated
 	rolledBack bool // the gateway's was
 	restored   bool // since the ends were last equal
+	headsMoved bool // likewise: an end may know winners that no log has brought it
 	trace      []string
 	written    int
 }
@@ -154,8 +155,13 @@ func (e *end) boot() {
 			e.merge(f)
 			return nil, nil
 		},
-		Merge:     func(_ context.Context, f *frame.Frame) error { e.merge(f); return nil },
-		Heads:     e.heads,
+		Merge: func(_ context.Context, f *frame.Frame) error { w.headsMoved = true; e.merge(f); return nil },
+		Heads: e.heads,
+		Replaced: func(list []frame.Entry) {
+			for i := range list {
+				e.state.Merge(&list[i])
+			}
+		},
 		HeadsSent: func() {},
 		Cut:       func() { w.cut() },
 		OnAcked:   func(p frame.Position) { e.acked = p },
@@ -296,7 +302,11 @@ func (w *world) crash(e *end) {
 			e.acked = frame.Position{}
 		}
 	}
+	h := e.peer.machine.heads
 	e.boot()
+	if h.due || h.started {
+		e.step(HeadsDue{}) // a snapshot keeps what is due
+	}
 	e.other.step(Disconnected{})
 }
 
@@ -313,6 +323,11 @@ func (w *world) restore(e *end, b backup) {
 	if e.gateway {
 		e.acked = frame.Position{} // enrolled again, and the hub sends what it knows
 		defer w.hub.step(HeadsDue{})
+	}
+	if w.headsMoved {
+		// Positions alone cannot show that this end forgot what the other one
+		// knows from heads: it must be said, as a restore command does.
+		defer e.other.step(HeadsDue{})
 	}
 	e.boot()
 }
@@ -372,7 +387,7 @@ func (w *world) settle() {
 			}
 		}
 		if w.up && w.quiet() {
-			w.restored = false
+			w.restored, w.headsMoved = false, false
 			return
 		}
 		for _, e := range []*end{w.gw, w.hub} {
@@ -398,7 +413,7 @@ func (w *world) quiet() bool {
 
 func (w *world) fail(format string, args ...any) {
 	w.t.Helper()
-	from := max(0, len(w.trace)-120)
+	from := max(0, len(w.trace)-400)
 	for _, l := range w.trace[from:] {
 		w.t.Log(l)
 	}

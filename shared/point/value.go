@@ -155,7 +155,7 @@ func ParseValue(text string, dt DataType, size int) ([]byte, error) {
 	case Float:
 		return parseFloat(text, size)
 	case Int:
-		v, err := strconv.ParseInt(text, 0, 8*size)
+		v, err := strconv.ParseInt(text, 10, 8*size)
 		if err != nil {
 			return bad(fmt.Sprintf("is not an integer of %d bits", 8*size))
 		}
@@ -167,7 +167,7 @@ func ParseValue(text string, dt DataType, size int) ([]byte, error) {
 		case "false":
 			text = "0"
 		}
-		v, err := strconv.ParseUint(text, 0, 8*size)
+		v, err := strconv.ParseUint(text, 10, 8*size)
 		if err != nil {
 			return bad(fmt.Sprintf("is not an unsigned integer of %d bits", 8*size))
 		}

@@ -149,6 +149,7 @@ func (d *Door) Admit(ctx context.Context, id string) (*Gate, error) {
 		Store:     func(ctx context.Context, f *frame.Frame) ([]link.AsideCount, error) { return d.store(ctx, g, f) },
 		Merge:     func(_ context.Context, f *frame.Frame) error { return d.merge(g, f) },
 		Heads:     func() []frame.Entry { return d.heads(g) },
+		Replaced:  func([]frame.Entry) {}, // relayed points keep their own authors' places
 		HeadsSent: g.headsSent,
 		Cut:       func() { d.cfg.Kick(id) },
 		OnAcked:   g.setAcked,

@@ -6,7 +6,6 @@ package manage
 
 import (
 	"context"
-	"crypto/rand"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -20,6 +19,7 @@ import (
 	"github.com/sapflow/sapflow/hub/internal/fleet"
 	"github.com/sapflow/sapflow/shared/api"
 	"github.com/sapflow/sapflow/shared/bus"
+	"github.com/sapflow/sapflow/shared/client"
 	"github.com/sapflow/sapflow/shared/point"
 	"github.com/sapflow/sapflow/shared/subject"
 )
@@ -137,7 +137,7 @@ func (s *Service) add(ctx context.Context, req api.DeviceAdd) (*api.DeviceToken,
 	if req.Parent == "" {
 		req.Parent = s.cfg.Root
 	}
-	id := NewID()
+	id := client.NewID()
 	points := append(point.Edge(req.Parent, id, point.NodeGateway),
 		point.Point{Series: point.Series{Node: id, Type: point.TypeDescription, Key: point.NoKey}, DataType: point.String, Data: []byte(req.Name)},
 		point.Point{Series: point.Series{Node: id, Type: point.TypePlan, Key: point.NoKey}, DataType: point.String, Data: []byte(req.Plan)},
@@ -169,19 +169,6 @@ func (s *Service) write(ctx context.Context, points []point.Point) error {
 	case err := <-done:
 		return err
 	}
-}
-
-// idLetters are what new ids are made of.
-const idLetters = "abcdefghijklmnopqrstuvwxyz234567"
-
-// NewID returns a random node id of 16 characters (80 bits).
-func NewID() string {
-	b := make([]byte, 16)
-	_, _ = rand.Read(b) // never fails
-	for i := range b {
-		b[i] = idLetters[b[i]%32]
-	}
-	return string(b)
 }
 
 func (s *Service) token(ctx context.Context, id string) (*api.DeviceToken, error) {
