@@ -63,8 +63,10 @@ type Instance struct {
 	mu       sync.RWMutex
 	state    *state.State
 	tree     *tree.Tree
-	marks    map[string]*watermark // by stream
 	counters map[string]int
+
+	marksMu sync.Mutex            // apart from mu: a commit tells while writers wait for the log
+	marks   map[string]*watermark // by stream
 }
 
 // New returns an instance with the tree that its state describes.

@@ -58,10 +58,12 @@ func (b *Instance) Save(dir string, fill func(*Meta)) error {
 	b.saving.Lock()
 	defer b.saving.Unlock()
 	meta := Meta{Streams: map[string]uint64{}}
-	b.mu.Lock()
+	b.marksMu.Lock()
 	for name, w := range b.marks {
 		meta.Streams[name] = w.covered()
 	}
+	b.marksMu.Unlock()
+	b.mu.Lock()
 	fill(&meta)
 	data, err := b.state.Snapshot(meta)
 	b.mu.Unlock()
@@ -120,7 +122,7 @@ func (w *watermark) covered() uint64 {
 	return w.highest
 }
 
-// mark returns the watermark of a stream; the instance is locked.
+// mark returns the watermark of a stream; marksMu is held.
 func (b *Instance) mark(stream string) *watermark {
 	w := b.marks[stream]
 	if w == nil {
@@ -133,14 +135,14 @@ func (b *Instance) mark(stream string) *watermark {
 // Storing tells that a message of a stream is being stored; the returned
 // function tells its sequence once it is applied, 0 if it was not stored.
 func (b *Instance) Storing(stream string) (applied func(seq uint64)) {
-	b.mu.Lock()
-	defer b.mu.Unlock()
+	b.marksMu.Lock()
+	defer b.marksMu.Unlock()
 	w := b.mark(stream)
 	began := w.highest
 	w.open = append(w.open, began)
 	return func(seq uint64) {
-		b.mu.Lock()
-		defer b.mu.Unlock()
+		b.marksMu.Lock()
+		defer b.marksMu.Unlock()
 		w.highest = max(w.highest, seq)
 		i := slices.Index(w.open, began)
 		w.open = slices.Delete(w.open, i, i+1)
@@ -149,16 +151,16 @@ func (b *Instance) Storing(stream string) (applied func(seq uint64)) {
 
 // Covered returns up to which message of a stream the state covers all.
 func (b *Instance) Covered(stream string) uint64 {
-	b.mu.Lock()
-	defer b.mu.Unlock()
+	b.marksMu.Lock()
+	defer b.marksMu.Unlock()
 	return b.mark(stream).covered()
 }
 
 // SetCovered tells up to which message of a stream the state covers all: for
 // a log of this instance, whose points are in state before they are stored.
 func (b *Instance) SetCovered(stream string, seq uint64) {
-	b.mu.Lock()
-	defer b.mu.Unlock()
+	b.marksMu.Lock()
+	defer b.marksMu.Unlock()
 	w := b.mark(stream)
 	w.highest = max(w.highest, seq)
 }
