@@ -89,7 +89,7 @@ func (j *judge) edgeReason(p *point.Point) frame.Reason {
 	if !known {
 		before = tree.Edge{Up: p.Up, Down: p.Node, Removed: true}
 	}
-	edge := before
+	edge, adds := before, true
 	if p.Type == point.TypeNodeType {
 		edge.NodeType = string(p.Data)
 		h := j.state.Get(point.Series{Up: p.Up, Node: p.Node, Type: point.TypeTombstone, Key: point.NoKey})
@@ -97,18 +97,17 @@ func (j *judge) edgeReason(p *point.Point) frame.Reason {
 	} else {
 		v, _ := p.Uint64()
 		edge.Removed, edge.Since = v%2 == 1 || edge.NodeType == "", p.Time
+		adds = v%2 == 0
 	}
-	if !edge.Removed {
-		if j.tree.Known(p.Node) && p.Time > j.below(p.Node) || p.Node == state.Hub {
-			return frame.Foreign
-		}
-		if before.Removed || before.NodeType != edge.NodeType {
-			switch err := j.tree.Check(p.Up, p.Node, edge.NodeType); {
-			case errors.Is(err, tree.ErrNested):
-				return frame.Nested
-			case err != nil:
-				return frame.Cycle
-			}
+	if adds && (j.tree.Known(p.Node) && p.Time > j.below(p.Node) || p.Node == state.Hub) {
+		return frame.Foreign
+	}
+	if !edge.Removed && (before.Removed || before.NodeType != edge.NodeType) {
+		switch err := j.tree.Check(p.Up, p.Node, edge.NodeType); {
+		case errors.Is(err, tree.ErrNested):
+			return frame.Nested
+		case err != nil:
+			return frame.Cycle
 		}
 	}
 	if edge != before {

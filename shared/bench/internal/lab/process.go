@@ -98,7 +98,7 @@ func (p *Process) Stop() error {
 	return nil
 }
 
-// Kill ends the process as a power cut would, and waits until it has gone.
+// Kill ends the process with SIGKILL and waits until it has gone.
 func (p *Process) Kill() {
 	_ = p.cmd.Process.Kill() // fails if it has just ended
 	<-p.done

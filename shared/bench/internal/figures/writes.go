@@ -1,0 +1,237 @@
+package figures
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"path/filepath"
+	"strings"
+	"sync/atomic"
+	"time"
+
+	"github.com/nats-io/nats.go"
+	"golang.org/x/sync/errgroup"
+
+	"github.com/sapflow/sapflow/shared/api"
+	"github.com/sapflow/sapflow/shared/bench/internal/lab"
+	"github.com/sapflow/sapflow/shared/point"
+	"github.com/sapflow/sapflow/shared/subject"
+)
+
+var clientCounts = [...]int{1, 8, 32}
+
+func nameAgent(clients int) string { return fmt.Sprintf("acked at the agent, %d clients", clients) }
+func nameStock(clients int) string { return fmt.Sprintf("plain JetStream, %d clients", clients) }
+func nameEcho(clients int) string  { return fmt.Sprintf("bare echo, %d clients", clients) }
+
+const (
+	nameConnected = "acked at the agent, 32 clients, hub connected"
+	perSecond     = "/s"
+)
+
+// writes measures durable writes of one point, beside what the same machine
+// does with a stock server.
+func writes(ctx context.Context, b *bench) error {
+	return b.inLab(func(l *lab.Lab) error {
+		hub, gateway, err := pair(ctx, l, nil)
+		if err != nil {
+			return err
+		}
+		stock, stockURL, err := startStock(ctx, filepath.Join(l.Dir, "stock"))
+		if err != nil {
+			return err
+		}
+		defer func() { _ = stock.Stop() }() // it measured nothing wrong if it will not stop
+		nodes, err := addSensors(ctx, gateway, clientCounts[len(clientCounts)-1])
+		if err != nil {
+			return err
+		}
+		url, err := gateway.URL()
+		if err != nil {
+			return err
+		}
+		agent := target{url, func(n int) string { return subject.Point(temperature(nodes[n])) }}
+		for range b.Config.runs {
+			if err := b.measure(ctx, agent, 32, nameConnected); err != nil {
+				return err
+			}
+			if err := caughtUp(ctx, gateway); err != nil {
+				return err
+			}
+		}
+		if err := hub.Stop(); err != nil {
+			return err
+		}
+		for range b.Config.runs {
+			for _, n := range clientCounts {
+				for _, m := range []struct {
+					target
+					name string
+				}{
+					{agent, nameAgent(n)},
+					{target{stockURL, func(n int) string { return fmt.Sprintf("%s.n%d.t.0", stockStored, n) }}, nameStock(n)},
+					{target{stockURL, func(n int) string { return fmt.Sprintf("%s.n%d.t.0", stockEcho, n) }}, nameEcho(n)},
+				} {
+					if err := b.measure(ctx, m.target, n, m.name); err != nil {
+						return err
+					}
+				}
+			}
+			if err := b.unanswered(ctx, gateway, nodes); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+}
+
+func temperature(node string) point.Series {
+	return point.Series{Node: node, Type: "temperature", Key: point.NoKey}
+}
+
+// addSensors makes nodes below the gateway.
+func addSensors(ctx context.Context, gateway *lab.Instance, n int) ([]string, error) {
+	c, err := gateway.Dial(ctx)
+	if err != nil {
+		return nil, err
+	}
+	defer c.Close()
+	nodes := make([]string, n)
+	for i := range nodes {
+		if nodes[i], err = c.NodeAdd(ctx, gateway.ID, "sensor", fmt.Sprintf("sensor-%03d", i+1)); err != nil {
+			return nil, err
+		}
+	}
+	return nodes, nil
+}
+
+// target is where requests go: the subject of each client.
+type target struct {
+	url     string
+	subject func(client int) string
+}
+
+// sample is the payload of a point without a time.
+func sample(v float64) []byte {
+	p := point.Point{DataType: point.Float, Data: point.FloatData(v)}
+	return point.AppendPayload(nil, &p)
+}
+
+// measure counts answered requests of clients that each wait for the answer
+// before the next one, over a window.
+func (b *bench) measure(ctx context.Context, t target, clients int, name string) error {
+	var answered atomic.Int64
+	group, ctx := errgroup.WithContext(ctx)
+	start := make(chan struct{})
+	end := make(chan struct{})
+	for n := range clients {
+		nc, err := nats.Connect(t.url)
+		if err != nil {
+			return err
+		}
+		defer nc.Close()
+		group.Go(func() error {
+			<-start
+			for v := 0.0; ; v++ {
+				select {
+				case <-end:
+					return nil
+				case <-ctx.Done():
+					return ctx.Err()
+				default:
+				}
+				m, err := nc.Request(t.subject(n), sample(v), 10*time.Second)
+				if err != nil {
+					return err
+				}
+				if strings.Contains(string(m.Data), "error") {
+					return fmt.Errorf("refused: %s", m.Data)
+				}
+				answered.Add(1)
+			}
+		})
+	}
+	began := time.Now()
+	close(start)
+	pause := lab.Pause(ctx, b.window)
+	n, took := answered.Load(), time.Since(began)
+	close(end)
+	if err := errors.Join(group.Wait(), pause); err != nil {
+		return fmt.Errorf("%s: %w", name, err)
+	}
+	b.add(name, perSecond, float64(n)/took.Seconds(), "")
+	return nil
+}
+
+// unanswered publishes points without a reply and measures until all are
+// durable: as fast as one connection can, and with a question now and then
+// that holds the writer back.
+func (b *bench) unanswered(ctx context.Context, gateway *lab.Instance, nodes []string) error {
+	c, err := gateway.Dial(ctx)
+	if err != nil {
+		return err
+	}
+	defer c.Close()
+	url, err := gateway.URL()
+	if err != nil {
+		return err
+	}
+	nc, err := nats.Connect(url)
+	if err != nil {
+		return err
+	}
+	defer nc.Close()
+	for _, braked := range []bool{true, false} {
+		before, _, err := lab.Behind(ctx, c)
+		if err != nil {
+			return err
+		}
+		began := time.Now()
+		for n := range b.unansweredPerRun {
+			if err := nc.Publish(subject.Point(temperature(nodes[n%len(nodes)])), sample(float64(n))); err != nil {
+				return err
+			}
+			if braked && n%b.unansweredPerTurn == 0 {
+				if _, err := nc.Request(subject.Instance("status"), nil, 10*time.Second); err != nil {
+					return err
+				}
+			}
+		}
+		sent := time.Since(began)
+		if err := lastWrite(ctx, nc, nodes[0]); err != nil {
+			return err
+		}
+		took := time.Since(began)
+		after, _, err := lab.Behind(ctx, c)
+		if err != nil {
+			return err
+		}
+		stored := int(after-before) - 1
+		if braked {
+			b.add("without reply, a question every 10,000", perSecond, float64(stored)/took.Seconds(),
+				fmt.Sprintf("durable points, one connection; %d of %d lost", b.unansweredPerRun-stored, b.unansweredPerRun))
+			continue
+		}
+		b.add("without reply, as fast as one connection publishes", perSecond, float64(b.unansweredPerRun)/sent.Seconds(), "what is published")
+		b.add("without reply, of that durable", "%", 100*float64(stored)/float64(b.unansweredPerRun), "the rest finds the agent's mailbox full")
+	}
+	return nil
+}
+
+// lastWrite writes a point and waits until it is durable, and all before it.
+func lastWrite(ctx context.Context, nc *nats.Conn, node string) error {
+	for {
+		m, err := nc.RequestWithContext(ctx, subject.Point(temperature(node)), sample(0))
+		if err != nil {
+			return err
+		}
+		err = api.Decode(m.Data, nil)
+		if api.CodeOf(err) != api.CodeBusy {
+			return err
+		}
+		if err := lab.Pause(ctx, time.Millisecond); err != nil {
+			return err
+		}
+	}
+}
+

@@ -1,0 +1,113 @@
+// Command bench shows and measures Sapflow with the real binaries, which must
+// have been built before (make build). It needs Linux.
+//
+//	go -C shared/bench run . demo
+//	go -C shared/bench run . figures [-quick] [-json]
+package main
+
+import (
+	"context"
+	"flag"
+	"fmt"
+	"os"
+	"os/signal"
+	"path/filepath"
+	"syscall"
+
+	"github.com/sapflow/sapflow/shared/bench/internal/demo"
+	"github.com/sapflow/sapflow/shared/bench/internal/figures"
+	"github.com/sapflow/sapflow/shared/cli"
+)
+
+const usage = `Usage: bench COMMAND [flags]
+
+    demo      a hub and two gateways, shown and checked in a minute
+    figures   measure; writes RESULTS.md and RESULTS.json
+`
+
+func main() {
+	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM)
+	defer stop()
+	if len(os.Args) < 2 {
+		fmt.Fprint(os.Stderr, usage)
+		os.Exit(2)
+	}
+	var run func(context.Context, []string) error
+	switch os.Args[1] {
+	case "demo":
+		run = runDemo
+	case "figures":
+		run = runFigures
+	case figures.StockCommand: // started by figures itself
+		run = figures.RunStock
+	default:
+		fmt.Fprint(os.Stderr, usage)
+		os.Exit(2)
+	}
+	if err := run(ctx, os.Args[2:]); err != nil {
+		if ctx.Err() != nil {
+			err = fmt.Errorf("interrupted")
+		}
+		fmt.Fprintf(os.Stderr, "%s: %s\n", os.Args[1], err)
+		os.Exit(1)
+	}
+}
+
+// trace is the recorded trace, relative to this module.
+const trace = "testdata/occupancy.csv.gz"
+
+// binaries adds the flag that says where the binaries are; go -C makes this
+// module's directory the current one.
+func binaries(f *flag.FlagSet) *string {
+	return f.String("bin", "../../bin", "directory of sapflow-hub and sapflow-agent")
+}
+
+func runDemo(ctx context.Context, args []string) error {
+	f := flag.NewFlagSet("demo", flag.ExitOnError)
+	bin := binaries(f)
+	stay := f.String("stay", "auto", "stay up at the end until Ctrl-C: yes, no, or auto = on a terminal")
+	keep := f.Bool("keep", false, "leave data and logs")
+	_ = f.Parse(args) // exits
+	dir, err := checkBin(*bin)
+	if err != nil {
+		return err
+	}
+	if *stay != "auto" && *stay != "yes" && *stay != "no" {
+		return fmt.Errorf("-stay is auto, yes or no")
+	}
+	err = demo.Run(ctx, demo.Config{
+		Bin: dir, Trace: trace, Keep: *keep, Out: os.Stdout,
+		Stay: *stay == "yes" || *stay == "auto" && cli.IsTerminal(os.Stdout),
+	})
+	return err
+}
+
+func checkBin(bin string) (string, error) {
+	dir, err := filepath.Abs(bin)
+	if err != nil {
+		return "", err
+	}
+	for _, name := range []string{"sapflow-hub", "sapflow-agent"} {
+		if _, err := os.Stat(filepath.Join(dir, name)); err != nil {
+			return "", fmt.Errorf("%s is missing in %s; run: make build", name, bin)
+		}
+	}
+	return dir, nil
+}
+
+func runFigures(ctx context.Context, args []string) error {
+	f := flag.NewFlagSet("figures", flag.ExitOnError)
+	bin := binaries(f)
+	quick := f.Bool("quick", false, "one short run of everything, nothing is written unless -json")
+	asJSON := f.Bool("json", false, "print JSON instead of writing RESULTS.md and RESULTS.json")
+	only := f.String("only", "", "measure one part: "+figures.PartNames())
+	_ = f.Parse(args) // exits
+	dir, err := checkBin(*bin)
+	if err != nil {
+		return err
+	}
+	return figures.Run(ctx, figures.Config{
+		Bin: dir, Trace: trace, Quick: *quick, JSON: *asJSON, Only: *only, Out: os.Stdout, Progress: os.Stderr,
+		Table: "RESULTS.md", Data: "RESULTS.json",
+	})
+}

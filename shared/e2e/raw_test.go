@@ -1,0 +1,255 @@
+package e2e_test
+
+import (
+	"bytes"
+	"encoding/base64"
+	"encoding/json"
+	"io"
+	"math/rand/v2"
+	"net/http"
+	"net/url"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/nats-io/nats-server/v2/server"
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nkeys"
+
+	"github.com/sapflow/sapflow/shared/api"
+	"github.com/sapflow/sapflow/shared/frame"
+	"github.com/sapflow/sapflow/shared/link"
+	"github.com/sapflow/sapflow/shared/natstest"
+	"github.com/sapflow/sapflow/shared/point"
+	"github.com/sapflow/sapflow/shared/state"
+	"github.com/sapflow/sapflow/shared/subject"
+)
+
+// rawGateway speaks the link by hand, with a valid credential: what a gateway
+// with a fault, or a hostile one, may send.
+type rawGateway struct {
+	t     *testing.T
+	id    string
+	nc    *nats.Conn
+	ahead time.Duration // of its clock
+
+	hellos chan link.Hello
+	acks   chan link.Ack
+	conn   uint64
+	number uint32
+	tail   frame.Position // end of its log at the hub
+
+	mu    sync.Mutex
+	in    frame.Position // end of the hub's log here
+	state *state.State   // what the hub has sent
+}
+
+// claim enrols a public key over HTTP and returns status and body.
+func claim(t *testing.T, hubHTTP, token string, key nkeys.KeyPair) (status int, body []byte) {
+	t.Helper()
+	public, err := key.PublicKey()
+	if err != nil {
+		t.Fatal(err)
+	}
+	signature, err := key.Sign([]byte("sapflow-enroll\n" + token + "\n" + public))
+	if err != nil {
+		t.Fatal(err)
+	}
+	req, err := json.Marshal(map[string]string{
+		"token": token, "publicKey": public, "signature": base64.RawURLEncoding.EncodeToString(signature),
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	resp, err := http.Post("http://"+hubHTTP+"/api/v1/enroll", "application/json", bytes.NewReader(req))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer resp.Body.Close()
+	if body, err = io.ReadAll(resp.Body); err != nil {
+		t.Fatal(err)
+	}
+	return resp.StatusCode, body
+}
+
+func newUser(t *testing.T) nkeys.KeyPair {
+	t.Helper()
+	key, err := nkeys.CreateUser()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return key
+}
+
+// addRawGateway adds, enrols and connects one.
+func (h *hub) addRawGateway(name string) *rawGateway {
+	t := h.t
+	t.Helper()
+	token, err := h.client.DeviceAdd(t.Context(), api.DeviceAdd{Name: name})
+	if err != nil {
+		t.Fatal(err)
+	}
+	key := newUser(t)
+	status, body := claim(t, h.run.HTTP, token.Token, key)
+	var reply struct {
+		ID      string `json:"id"`
+		JWT     string `json:"jwt"`
+		LeafURL string `json:"leafUrl"`
+	}
+	if err := json.Unmarshal(body, &reply); err != nil || status != http.StatusOK || reply.ID != token.ID {
+		t.Fatalf("enrol: %d %s", status, body)
+	}
+	u, err := url.Parse(reply.LeafURL)
+	if err != nil {
+		t.Fatal(err)
+	}
+	opts := &server.Options{ServerName: reply.ID + "-raw"}
+	if err := opts.ProcessConfigString(`accounts { UPLINK { users: [{user: test, password: test}] } }, no_auth_user: test`); err != nil {
+		t.Fatal(err)
+	}
+	opts.LeafNode.ReconnectInterval = 100 * time.Millisecond
+	opts.LeafNode.Remotes = []*server.RemoteLeafOpts{{
+		LocalAccount: "UPLINK", URLs: []*url.URL{u}, IgnoreDiscoveredServers: true,
+		SignatureCB: func(nonce []byte) (string, []byte, error) {
+			signature, err := key.Sign(nonce)
+			return reply.JWT, signature, err
+		},
+	}}
+	r := &rawGateway{
+		t: t, id: reply.ID, state: state.New(), tail: frame.Position{Cursor: frame.Cursor{Epoch: frame.Epoch(0).Next(rand.Uint64())}},
+		hellos: make(chan link.Hello, 100), acks: make(chan link.Ack, 100),
+	}
+	r.nc = natstest.Connect(t, natstest.Server(t, opts))
+	if _, err := r.nc.Subscribe(subject.ToGateway(r.id, "*"), r.receive); err != nil {
+		t.Fatal(err)
+	}
+	return r
+}
+
+// receive takes what the hub sends, and acks its frames.
+func (r *rawGateway) receive(m *nats.Msg) {
+	switch m.Subject {
+	case subject.ToGateway(r.id, subject.Hello):
+		if h, err := link.DecodeHello(m.Data); err == nil {
+			r.hellos <- h
+		}
+	case subject.ToGateway(r.id, subject.Ack):
+		if a, err := link.DecodeAck(m.Data); err == nil {
+			r.acks <- a
+		}
+	case subject.ToGateway(r.id, subject.Frame):
+		q, err := link.DecodeParcel(m.Data, state.Hub)
+		if err != nil || q.Frame == nil {
+			return
+		}
+		r.mu.Lock()
+		for i := range q.Frame.Entries {
+			r.state.Merge(&q.Frame.Entries[i])
+		}
+		if q.Frame.Kind != frame.Heads {
+			r.in = q.Frame.End()
+		}
+		ack := link.Ack{Conn: q.Conn, Number: q.Number, Cursor: r.in, Time: now()}
+		r.mu.Unlock()
+		_ = r.nc.Publish(subject.FromGateway(r.id, subject.Ack), ack.Encode())
+	}
+}
+
+// get returns what the hub has sent of a series.
+func (r *rawGateway) get(s point.Series) *frame.Entry {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.state.Get(s)
+}
+
+// hello opens a session.
+func (r *rawGateway) hello() link.Hello {
+	r.t.Helper()
+	r.conn, r.number = rand.Uint64()|1, 0
+	var answer link.Hello
+	again := time.NewTicker(time.Second)
+	defer again.Stop()
+	greet := func() {
+		r.mu.Lock()
+		h := link.Hello{
+			Conn: r.conn, Version: frame.Version, Flush: 5 * time.Minute, Time: r.clock(),
+			Out: r.tail, OutFirst: 1, In: r.in,
+		}
+		r.mu.Unlock()
+		r.publish(subject.FromGateway(r.id, subject.Hello), h.Encode())
+	}
+	greet()
+	eventually(r.t, "the hub answers a hello", func() bool {
+		for {
+			select {
+			case answer = <-r.hellos:
+				if answer.Conn == r.conn {
+					return true
+				}
+			case <-again.C: // the first ones go nowhere until the leaf is up
+				greet()
+			default:
+				return false
+			}
+		}
+	})
+	return answer
+}
+
+func (r *rawGateway) clock() uint64 { return point.Nanos(time.Now().Add(r.ahead)) }
+
+func (r *rawGateway) publish(subj string, data []byte) {
+	r.t.Helper()
+	if err := r.nc.Publish(subj, data); err != nil {
+		r.t.Fatal(err)
+	}
+}
+
+// frame returns the next frame of its log, with points as one group.
+func (r *rawGateway) frame(points ...point.Point) *frame.Frame {
+	f := &frame.Frame{
+		Kind: frame.Log, Now: r.clock(), Epoch: r.tail.Epoch, Prev: r.tail.Seq, First: r.tail.Seq + 1, Base: r.tail.Sum,
+	}
+	for i, p := range points {
+		if p.Time == 0 {
+			p.Time = r.clock()
+		}
+		f.Entries = append(f.Entries, frame.Entry{
+			Point: p, Author: r.id, At: frame.Cursor{Epoch: f.Epoch, Seq: f.First + uint64(i)}, More: i < len(points)-1,
+		})
+	}
+	f.Seal()
+	return f
+}
+
+// parcel returns a frame as it goes over the link.
+func (r *rawGateway) parcel(f *frame.Frame) []byte {
+	r.number++
+	q := link.Parcel{Conn: r.conn, Number: r.number, Frame: f}
+	return q.Encode()
+}
+
+// send sends a frame and returns the hub's answer to it.
+func (r *rawGateway) send(f *frame.Frame) link.Ack {
+	r.t.Helper()
+	r.publish(subject.FromGateway(r.id, subject.Frame), r.parcel(f))
+	ack := r.ack()
+	if ack.Code == link.OK && ack.Cursor == f.End() {
+		r.tail = ack.Cursor
+	}
+	return ack
+}
+
+// ack returns the hub's answer to the last parcel.
+func (r *rawGateway) ack() (a link.Ack) {
+	r.t.Helper()
+	eventually(r.t, "the hub acks a frame", func() bool {
+		select {
+		case a = <-r.acks:
+			return a.Conn == r.conn && a.Number == r.number
+		default:
+			return false
+		}
+	})
+	return a
+}

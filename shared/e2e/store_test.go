@@ -1,0 +1,106 @@
+package e2e_test
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"testing"
+
+	"github.com/nats-io/nats-server/v2/server"
+	"github.com/nats-io/nats.go/jetstream"
+
+	"github.com/sapflow/sapflow/shared/frame"
+	"github.com/sapflow/sapflow/shared/journal"
+	"github.com/sapflow/sapflow/shared/natstest"
+	"github.com/sapflow/sapflow/shared/subject"
+)
+
+// openStore serves a copy of what a stopped hub stored: programs have no
+// right to the streams of one that runs.
+func openStore(t *testing.T, dataDir string) jetstream.JetStream {
+	t.Helper()
+	dir := t.TempDir()
+	if err := os.CopyFS(filepath.Join(dir, "jetstream"), os.DirFS(filepath.Join(dataDir, "jetstream"))); err != nil {
+		t.Fatal(err)
+	}
+	accounts, err := filepath.Glob(filepath.Join(dir, "jetstream", "A*"))
+	if err != nil || len(accounts) != 1 {
+		t.Fatalf("streams of %d accounts, %v", len(accounts), err)
+	}
+	opts := &server.Options{}
+	config := fmt.Sprintf(`accounts { %q { jetstream: enabled, users: [{user: test, password: test}] } }, no_auth_user: test`,
+		filepath.Base(accounts[0]))
+	if err := opts.ProcessConfigString(config); err != nil {
+		t.Fatal(err)
+	}
+	opts.JetStream, opts.StoreDir = true, dir
+	js, err := jetstream.New(natstest.Connect(t, natstest.Server(t, opts)))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return js
+}
+
+// stored calls visit for each message of a stream in order.
+func stored(t *testing.T, js jetstream.JetStream, stream string, visit func(journal.Message)) {
+	t.Helper()
+	s, err := js.Stream(t.Context(), stream)
+	if err != nil {
+		t.Fatalf("stream %s: %v", stream, err)
+	}
+	info, err := s.Info(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	c, err := s.OrderedConsumer(t.Context(), jetstream.OrderedConsumerConfig{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for left := info.State.Msgs; left > 0; {
+		batch, err := c.Fetch(int(min(left, 5000)))
+		if err != nil {
+			t.Fatal(err)
+		}
+		before := left
+		for m := range batch.Messages() {
+			meta, err := m.Metadata()
+			if err != nil {
+				t.Fatal(err)
+			}
+			visit(journal.Message{Seq: meta.Sequence.Stream, Subject: m.Subject(), Data: m.Data()})
+			left--
+		}
+		if err := batch.Error(); err != nil || left == before {
+			t.Fatalf("read %s: %d messages missing, %v", stream, left, err)
+		}
+	}
+}
+
+// frames calls visit for each frame of a log stream that can be read.
+func frames(t *testing.T, js jetstream.JetStream, stream string, visit func(gateway string, f *frame.Frame)) {
+	t.Helper()
+	stored(t, js, stream, func(m journal.Message) {
+		id := subject.ParseLog(m.Subject)
+		f, err := frame.Decode(m.Data, id)
+		if err != nil {
+			t.Errorf("%s message %d: %v", stream, m.Seq, err)
+			return
+		}
+		visit(id, f)
+	})
+}
+
+// streamNames returns all streams.
+func streamNames(t *testing.T, js jetstream.JetStream) []string {
+	t.Helper()
+	var names []string
+	list := js.StreamNames(t.Context())
+	for name := range list.Name() {
+		names = append(names, name)
+	}
+	if err := list.Err(); err != nil && !errors.Is(err, jetstream.ErrEndOfData) {
+		t.Fatal(err)
+	}
+	return names
+}
