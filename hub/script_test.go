@@ -36,14 +36,18 @@ func TestMain(m *testing.M) {
 //	code N CMD...        run a command that ends with exit code N
 //	taken VAR            set VAR to an address that is taken
 //	mode PERM FILE...    check the permissions of files
+//
+// Every address is a free port of the loopback interface, by SAPFLOW_*.
 func TestScript(t *testing.T) {
 	testscript.Run(t, testscript.Params{
 		Dir:                 "testdata/script",
 		RequireExplicitExec: true,
 		RequireUniqueNames:  true,
 		Setup: func(e *testscript.Env) error {
-			e.Setenv("SERVE", "--http=127.0.0.1:0 --leaf=127.0.0.1:0 --listen=127.0.0.1:0")
-			e.Setenv("BIG", strings.Repeat("x", 100<<10))
+			for _, name := range []string{"SAPFLOW_HTTP", "SAPFLOW_LEAF", "SAPFLOW_LISTEN"} {
+				e.Setenv(name, "127.0.0.1:0")
+			}
+			e.Setenv("BIG", strings.Repeat("x", 100<<10)) // more than a value may have
 			return nil
 		},
 		Cmds: map[string]func(*testscript.TestScript, bool, []string){

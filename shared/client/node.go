@@ -147,14 +147,14 @@ func (c *Client) remove(ctx context.Context, group []api.Write, up, node string)
 func (c *Client) nextTombstone(ctx context.Context, up, down string, removed bool) (uint64, error) {
 	var last uint64
 	known := false
-	err := c.History(ctx, down, api.HistoryRequest{Up: up, Type: point.TypeTombstone}, func(r *api.HistoryReply) error {
-		for i := range r.Samples {
-			if v, err := strconv.ParseUint(SampleText(&r.Samples[i]), 10, 64); err == nil {
-				last, known = max(last, v), true
+	nodes, err := c.Nodes(ctx, up, api.NodesRequest{Edges: true})
+	for _, n := range nodes {
+		for _, p := range n.Edges {
+			if p.Down == down && p.Type == point.TypeTombstone {
+				known = json.Unmarshal(p.Value, &last) == nil
 			}
 		}
-		return nil
-	})
+	}
 	switch {
 	case err != nil:
 		return 0, err

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
 
 	"github.com/nats-io/nats-server/v2/server"
@@ -13,6 +14,7 @@ import (
 	"github.com/sapflow/sapflow/shared/frame"
 	"github.com/sapflow/sapflow/shared/journal"
 	"github.com/sapflow/sapflow/shared/natstest"
+	"github.com/sapflow/sapflow/shared/point"
 	"github.com/sapflow/sapflow/shared/subject"
 )
 
@@ -103,4 +105,15 @@ func streamNames(t *testing.T, js jetstream.JetStream) []string {
 		t.Fatal(err)
 	}
 	return names
+}
+
+// decode reads a message of a node stream.
+func decode(t *testing.T, m journal.Message) (p point.Point) {
+	t.Helper()
+	var ok bool
+	p.Series, ok = subject.ParseSeries(strings.TrimPrefix(m.Subject, subject.Write+"."))
+	if err := point.DecodePayload(m.Data, &p); err != nil || !ok {
+		t.Fatalf("message %d on %s: %v", m.Seq, m.Subject, err)
+	}
+	return p
 }

@@ -39,7 +39,7 @@ func TestSetIsAnswered(t *testing.T) {
 	for _, tc := range []struct {
 		value, want string
 		ok          bool
-	}{{"2.5", "", true}, {"1000", "range", false}, {"soon", "type", false}, {"3", "", true}} {
+	}{{"2.5", "", true}, {"1000", "range", false}, {"3", "", true}, {"soon", "type", false}} {
 		if out, code := command(t, hubBin, "set", "gw1", "commitInterval", tc.value, "--data", h.dir); code != 0 {
 			t.Fatalf("set: code %d, %s", code, out)
 		}
@@ -61,7 +61,7 @@ func TestSetIsAnswered(t *testing.T) {
 	}
 	// A storm is answered for its last value at least.
 	for i := range 50 {
-		set(t, h.client, g.id, "commitInterval", strconv.Itoa(1+i%7))
+		write(t, h.client, float(g.id, "commitInterval", 0, float64(1+i%7)))
 	}
 	g.waitEqual()
 	eventually(t, "the last of a storm is answered", func() bool {
@@ -228,6 +228,7 @@ func TestMovedWhileOffline(t *testing.T) {
 	h := startHub(t)
 	g, to := h.addGateway("gw1", "", natstest.LinkConfig{}), h.addGateway("gw2", "", natstest.LinkConfig{})
 	n, stays := addNode(t, g.client, g.id, "pump"), addNode(t, g.client, g.id, "valve")
+	g.waitEqual()
 	set(t, h.client, n, "limit", "80")
 	write(t, g.client, float(n, "level", 0, 0))
 	g.waitEqual()

@@ -375,13 +375,9 @@ func checkNodeStream(t *testing.T, rows []row, js jetstream.JetStream, node stri
 	t.Helper()
 	got := map[string][]row{}
 	stored(t, js, subject.NodeStream(subject.EdgeSide, node), func(m journal.Message) {
-		var p point.Point
-		s, ok := subject.ParseSeries(m.Subject[len("p."):])
-		if err := point.DecodePayload(m.Data, &p); err != nil || !ok {
-			t.Fatalf("message %d on %s: %v", m.Seq, m.Subject, err)
-		}
+		p := decode(t, m)
 		if v, ok := p.Float64(); ok {
-			got[s.Type] = append(got[s.Type], row{p.Time, s.Type, v})
+			got[p.Type] = append(got[p.Type], row{p.Time, p.Type, v})
 		}
 	})
 	for pointType, want := range bySeries(rows) {

@@ -152,6 +152,11 @@ func (r *Relay) split(f *frame.Frame) map[string]*share {
 			}
 		}
 	})
+	for _, s := range shares { // of a group whose rest concerns others
+		if n := len(s.entries); n > 0 {
+			s.entries[n-1].More = false
+		}
+	}
 	return shares
 }
 

@@ -42,10 +42,10 @@ type demo struct {
 	lab *lab.Lab
 
 	hub, building, pumps *lab.Instance
-	link               *lab.Link      // between pumps and the hub
-	atHub              *client.Client // connections to each
+	link                 *lab.Link      // between pumps and the hub
+	atHub                *client.Client // connections to each
 	atBuilding, atPumps  *client.Client
-	station            *station
+	station              *station
 }
 
 // ErrChecks is returned when a check did not hold.

@@ -91,9 +91,9 @@ type bench struct {
 	Config
 	Results
 
-	part string
+	part   string
 	values map[string][]float64 // by part and name, in order of arrival
-	seen []Figure             // without values, in order of arrival
+	seen   []Figure             // without values, in order of arrival
 }
 
 // Run measures.
