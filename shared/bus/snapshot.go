@@ -8,6 +8,7 @@ import (
 	"path/filepath"
 	"slices"
 
+	"github.com/sapflow/sapflow/shared/daemon"
 	"github.com/sapflow/sapflow/shared/frame"
 	"github.com/sapflow/sapflow/shared/journal"
 	"github.com/sapflow/sapflow/shared/state"
@@ -73,39 +74,13 @@ func (b *Instance) Save(dir string, fill func(*Meta)) error {
 	return replaceFile(filepath.Join(dir, snapshotFile), filepath.Join(dir, snapshotOld), data)
 }
 
-// replaceFile writes data to name by way of a temporary file, keeping what
-// was there as old. A crash leaves a whole file under one of the two names.
-func replaceFile(name, old string, data []byte) (err error) {
-	tmp := name + ".tmp"
-	f, err := os.OpenFile(tmp, os.O_WRONLY|os.O_CREATE|os.O_TRUNC, 0o600)
-	if err != nil {
-		return fmt.Errorf("write snapshot: %w", err)
-	}
-	_, err = f.Write(data)
-	if err == nil {
-		err = f.Sync()
-	}
-	if closeErr := f.Close(); err == nil {
-		err = closeErr
-	}
-	if err != nil {
-		return fmt.Errorf("write snapshot: %w", err)
-	}
+// replaceFile writes data to name and keeps what was there as old. A crash
+// leaves a whole file under one of the two names.
+func replaceFile(name, old string, data []byte) error {
 	if err := os.Rename(name, old); err != nil && !errors.Is(err, os.ErrNotExist) {
 		return fmt.Errorf("keep old snapshot: %w", err)
 	}
-	if err := os.Rename(tmp, name); err != nil {
-		return fmt.Errorf("write snapshot: %w", err)
-	}
-	d, err := os.Open(filepath.Dir(name))
-	if err != nil {
-		return fmt.Errorf("write snapshot: %w", err)
-	}
-	defer d.Close()
-	if err := d.Sync(); err != nil {
-		return fmt.Errorf("write snapshot: %w", err)
-	}
-	return nil
+	return daemon.WriteFile(name, data)
 }
 
 // watermark follows which messages of a stream are in state, when several

@@ -51,23 +51,13 @@ func Open(path string) (*Dir, error) {
 	d := &Dir{Path: path, lock: lock}
 	err = os.Remove(filepath.Join(path, cleanFile))
 	if d.Clean = err == nil; d.Clean {
-		err = d.sync()
+		err = SyncDir(path)
 	}
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		_ = lock.Close()
 		return nil, fmt.Errorf("open data directory: %w", err)
 	}
 	return d, nil
-}
-
-// sync makes changes to the names in the directory durable.
-func (d *Dir) sync() error {
-	f, err := os.Open(d.Path)
-	if err != nil {
-		return err
-	}
-	defer f.Close()
-	return f.Sync()
 }
 
 // Close frees the directory; clean marks that everything in it is complete.
@@ -78,7 +68,7 @@ func (d *Dir) Close(clean bool) error {
 	}
 	f, err := os.OpenFile(filepath.Join(d.Path, cleanFile), os.O_WRONLY|os.O_CREATE, 0o600)
 	if err == nil {
-		err = errors.Join(f.Sync(), f.Close(), d.sync())
+		err = errors.Join(f.Sync(), f.Close(), SyncDir(d.Path))
 	}
 	if err != nil {
 		return fmt.Errorf("mark clean stop: %w", err)
@@ -152,24 +142,32 @@ func Every(ctx context.Context, interval time.Duration, work func()) error {
 	}
 }
 
-// WriteFile writes a small file of 0600 so that a crash leaves the old or the
-// new content.
+// WriteFile replaces a small file, readable by its owner only, so that after a
+// power cut the old or the new content is there, whole.
 func WriteFile(path string, data []byte) error {
-	f, err := os.CreateTemp(filepath.Dir(path), ".tmp-*") // 0600
-	if err != nil {
-		return fmt.Errorf("write %s: %w", filepath.Base(path), err)
-	}
-	defer os.Remove(f.Name())
-	_, err = f.Write(data)
-	err = errors.Join(err, f.Sync(), f.Close())
+	tmp := path + ".tmp"
+	f, err := os.OpenFile(tmp, os.O_WRONLY|os.O_CREATE|os.O_TRUNC, 0o600)
 	if err == nil {
-		err = os.Rename(f.Name(), path)
+		_, err = f.Write(data)
+		err = errors.Join(err, f.Sync(), f.Close())
 	}
 	if err == nil {
-		err = (&Dir{Path: filepath.Dir(path)}).sync()
+		err = os.Rename(tmp, path)
+	}
+	if err == nil {
+		err = SyncDir(filepath.Dir(path))
 	}
 	if err != nil {
 		return fmt.Errorf("write %s: %w", filepath.Base(path), err)
 	}
 	return nil
+}
+
+// SyncDir makes changes to the names in a directory durable.
+func SyncDir(dir string) error {
+	f, err := os.Open(dir)
+	if err != nil {
+		return err
+	}
+	return errors.Join(f.Sync(), f.Close())
 }

@@ -24,6 +24,8 @@ import (
 	"time"
 
 	"github.com/nats-io/nkeys"
+
+	"github.com/sapflow/sapflow/shared/daemon"
 )
 
 const (
@@ -90,7 +92,13 @@ func enroll(ctx context.Context, cfg EnrollConfig) (*Identity, error) {
 	if err != nil {
 		return nil, err
 	}
-	client, err := cfg.client()
+	var authorities []byte
+	if cfg.CAFile != "" {
+		if authorities, err = os.ReadFile(cfg.CAFile); err != nil {
+			return nil, err
+		}
+	}
+	client, err := cfg.client(string(authorities))
 	if err != nil {
 		return nil, err
 	}
@@ -99,7 +107,7 @@ func enroll(ctx context.Context, cfg EnrollConfig) (*Identity, error) {
 		return nil, err
 	}
 	// The key must outlive a power cut: the token is bound to it from now on.
-	if err := syncDir(cfg.Dir); err != nil {
+	if err := daemon.SyncDir(cfg.Dir); err != nil {
 		return nil, err
 	}
 	p, err := openPending(dir, cfg.Token)
@@ -132,7 +140,7 @@ func enroll(ctx context.Context, cfg EnrollConfig) (*Identity, error) {
 	}
 	err = store(dir, p.Seed, r.JWT, record{
 		ID: r.ID, HubURL: cfg.HubURL, LeafURL: r.LeafURL, ServerName: r.ID + "-" + randomHex(8),
-		EnrolledAt: r.HubTime, Nonce: randomHex(16), PublicKey: public,
+		EnrolledAt: r.HubTime, Nonce: randomHex(16), PublicKey: public, Authorities: string(authorities),
 	})
 	if err != nil {
 		return nil, err
@@ -157,20 +165,16 @@ func (c EnrollConfig) endpoint() (string, error) {
 	return u.JoinPath(enrollPath).String(), nil
 }
 
-func (c EnrollConfig) client() (*http.Client, error) {
+func (c EnrollConfig) client(authorities string) (*http.Client, error) {
 	if c.Client != nil {
 		return c.Client, nil
 	}
 	transport := http.DefaultTransport.(*http.Transport).Clone()
 	transport.TLSHandshakeTimeout = enrollTimeout / 2
 	transport.DisableKeepAlives = true // one request, and no goroutine stays
-	if c.CAFile != "" {
-		pem, err := os.ReadFile(c.CAFile)
-		if err != nil {
-			return nil, err
-		}
+	if authorities != "" {
 		pool := x509.NewCertPool()
-		if !pool.AppendCertsFromPEM(pem) {
+		if !pool.AppendCertsFromPEM([]byte(authorities)) {
 			return nil, fmt.Errorf("%s holds no certificate in PEM", c.CAFile)
 		}
 		transport.TLSClientConfig = &tls.Config{RootCAs: pool, MinVersion: tls.VersionTLS12}
@@ -265,10 +269,10 @@ func openPending(dir, token string) (pending, error) {
 // store makes an enrolment the identity. Until its last step the pending one
 // stays, so that the enrolment can be repeated after a power cut.
 func store(dir, seed, token string, r record) error {
-	if err := writeFile(filepath.Join(dir, seedFile), []byte(seed)); err != nil {
+	if err := daemon.WriteFile(filepath.Join(dir, seedFile), []byte(seed)); err != nil {
 		return err
 	}
-	if err := writeFile(filepath.Join(dir, jwtFile), []byte(token)); err != nil {
+	if err := daemon.WriteFile(filepath.Join(dir, jwtFile), []byte(token)); err != nil {
 		return err
 	}
 	if err := writeJSON(filepath.Join(dir, identityFile), r); err != nil {
@@ -277,7 +281,7 @@ func store(dir, seed, token string, r record) error {
 	if err := os.Remove(filepath.Join(dir, pendingFile)); err != nil {
 		return err
 	}
-	return syncDir(dir)
+	return daemon.SyncDir(dir)
 }
 
 func randomHex(bytes int) string {

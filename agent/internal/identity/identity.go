@@ -8,6 +8,7 @@
 package identity
 
 import (
+	"crypto/x509"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -20,6 +21,7 @@ import (
 	"github.com/nats-io/jwt/v2"
 	"github.com/nats-io/nkeys"
 
+	"github.com/sapflow/sapflow/shared/daemon"
 	"github.com/sapflow/sapflow/shared/point"
 )
 
@@ -36,6 +38,9 @@ type record struct {
 	EnrolledAt time.Time `json:"enrolledAt"`
 	Nonce      string    `json:"nonce"`
 	PublicKey  string    `json:"publicKey"`
+	// Authorities are certificates in PEM that the hub is verified with, the
+	// system's if empty.
+	Authorities string `json:"authorities,omitempty"`
 }
 
 // Identity is an enrolled gateway. It is safe for concurrent use.
@@ -132,6 +137,17 @@ func (id *Identity) EnrolledAt() time.Time { return id.record.EnrolledAt }
 // Nonce returns random hex that is new with each enrolment.
 func (id *Identity) Nonce() string { return id.record.Nonce }
 
+// RootCAs returns the authorities that the hub is verified with, nil for the
+// system's.
+func (id *Identity) RootCAs() *x509.CertPool {
+	if id.record.Authorities == "" {
+		return nil
+	}
+	pool := x509.NewCertPool()
+	pool.AppendCertsFromPEM([]byte(id.record.Authorities)) // checked when they were stored
+	return pool
+}
+
 // PublicKey returns the user key of the gateway.
 func (id *Identity) PublicKey() string { return id.record.PublicKey }
 
@@ -153,7 +169,7 @@ func (id *Identity) SetJWT(token string) error {
 	}
 	id.mu.Lock()
 	defer id.mu.Unlock()
-	if err := writeFile(filepath.Join(id.dir, jwtFile), []byte(token)); err != nil {
+	if err := daemon.WriteFile(filepath.Join(id.dir, jwtFile), []byte(token)); err != nil {
 		return fmt.Errorf("renew: %w", err)
 	}
 	id.token.Store(c)

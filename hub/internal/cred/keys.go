@@ -22,6 +22,7 @@ import (
 	"github.com/nats-io/jwt/v2"
 	"github.com/nats-io/nkeys"
 
+	"github.com/sapflow/sapflow/shared/daemon"
 	"github.com/sapflow/sapflow/shared/point"
 )
 
@@ -105,7 +106,7 @@ func (k *Keys) open() error {
 	if err := os.Chmod(k.dir, 0o700); err != nil {
 		return err
 	}
-	if err := syncDir(filepath.Dir(k.dir)); err != nil {
+	if err := daemon.SyncDir(filepath.Dir(k.dir)); err != nil {
 		return err
 	}
 	if err := k.loadSeeds(); err != nil {
