@@ -139,7 +139,7 @@ func TestHistoryCSV(t *testing.T) {
 	}
 	t.Setenv("SAPFLOW_DATA", i.Dir)
 	series := func(pointType string) point.Series { return point.Series{Node: node, Type: pointType, Key: "0"} }
-	floats := []float64{0.1, -0.0, 1e300, 5e-324, math.Inf(-1), math.NaN(), 1 << 53}
+	floats := []float64{0.1, math.Copysign(0, -1), 1e300, 5e-324, math.Inf(-1), math.NaN(), 1 << 53}
 	texts := []string{"plain", "", `a "quoted", one`, "two\nlines", "0x12"}
 	var points []point.Point
 	for k, v := range floats {
