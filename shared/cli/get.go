@@ -2,6 +2,8 @@ package cli
 
 import (
 	"context"
+	"io"
+	"os"
 	"strings"
 	"time"
 
@@ -95,12 +97,13 @@ func valueText(p *api.Point) string {
 // Set is the command `set`.
 type Set struct {
 	Target
-	Node     string `arg:"" help:"Node: an id, the beginning of one, or a path of descriptions."`
-	TypeKey  string `arg:"" name:"type[/key]" help:"What to set, such as limit or description."`
-	Value    string `arg:"" help:"The value."`
-	DataType string `name:"type" enum:",float,int,uint,string,json,bool" default:"" placeholder:"TYPE" help:"float, int, uint, string, json or bool. By default the type that it has, else a number is a float and anything else a string."`
-	Expect   string `placeholder:"TIME" help:"Set it only if the present value is of this time (see get --json)."`
-	JSON     bool   `name:"json" help:"Print JSON."`
+	Node     string  `arg:"" help:"Node: an id, the beginning of one, or a path of descriptions."`
+	TypeKey  string  `arg:"" name:"type[/key]" help:"What to set, such as limit or description."`
+	Value    *string `arg:"" optional:"" help:"The value."`
+	File     string  `placeholder:"FILE" help:"Read the value from a file, - for standard input: for what is too long for a command line."`
+	DataType string  `name:"type" enum:",float,int,uint,string,json,bool" default:"" placeholder:"TYPE" help:"float, int, uint, string, json or bool. By default the type that it has, else a number is a float and anything else a string."`
+	Expect   string  `placeholder:"TIME" help:"Set it only if the present value is of this time (see get --json)."`
+	JSON     bool    `name:"json" help:"Print JSON."`
 }
 
 // Help shows examples.
@@ -118,6 +121,10 @@ type written struct {
 
 // Run writes a value.
 func (s Set) Run(ctx context.Context, out *Out) error {
+	value, err := s.value()
+	if err != nil {
+		return err
+	}
 	return s.Do(ctx, func(c *client.Client) error {
 		id, err := c.Resolve(ctx, s.Node)
 		if err != nil {
@@ -127,11 +134,33 @@ func (s Set) Run(ctx context.Context, out *Out) error {
 		if err != nil {
 			return err
 		}
-		if err := c.Set(ctx, series, s.Value, s.DataType, s.Expect); err != nil || !s.JSON {
+		if err := c.Set(ctx, series, value, s.DataType, s.Expect); err != nil || !s.JSON {
 			return err
 		}
 		return out.JSON(written{series.Node, series.Type, series.Key})
 	})
+}
+
+// value returns the argument, or what the file holds.
+func (s Set) value() (string, error) {
+	if (s.File == "") == (s.Value == nil) {
+		return "", Usagef("give one value: as an argument, or with --file")
+	}
+	if s.Value != nil {
+		return *s.Value, nil
+	}
+	in := os.Stdin
+	if s.File != "-" {
+		f, err := os.Open(s.File)
+		if err != nil {
+			return "", err
+		}
+		defer f.Close()
+		in = f
+	}
+	// A little more than any instance takes, so that it is refused as too large.
+	b, err := io.ReadAll(io.LimitReader(in, 4<<20))
+	return string(b), err
 }
 
 // Status is the command `status`.

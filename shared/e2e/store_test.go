@@ -11,7 +11,6 @@ import (
 	"github.com/nats-io/nats-server/v2/server"
 	"github.com/nats-io/nats.go/jetstream"
 
-	"github.com/sapflow/sapflow/shared/frame"
 	"github.com/sapflow/sapflow/shared/journal"
 	"github.com/sapflow/sapflow/shared/natstest"
 	"github.com/sapflow/sapflow/shared/point"
@@ -26,7 +25,7 @@ func openStore(t *testing.T, dataDir string) jetstream.JetStream {
 	if err := os.CopyFS(filepath.Join(dir, "jetstream"), os.DirFS(filepath.Join(dataDir, "jetstream"))); err != nil {
 		t.Fatal(err)
 	}
-	accounts, err := filepath.Glob(filepath.Join(dir, "jetstream", "A*"))
+	accounts, err := filepath.Glob(filepath.Join(dir, "jetstream", "*"))
 	if err != nil || len(accounts) != 1 {
 		t.Fatalf("streams of %d accounts, %v", len(accounts), err)
 	}
@@ -77,20 +76,6 @@ func stored(t *testing.T, js jetstream.JetStream, stream string, visit func(jour
 			t.Fatalf("read %s: %d messages missing, %v", stream, left, err)
 		}
 	}
-}
-
-// frames calls visit for each frame of a log stream that can be read.
-func frames(t *testing.T, js jetstream.JetStream, stream string, visit func(gateway string, f *frame.Frame)) {
-	t.Helper()
-	stored(t, js, stream, func(m journal.Message) {
-		id := subject.ParseLog(m.Subject)
-		f, err := frame.Decode(m.Data, id)
-		if err != nil {
-			t.Errorf("%s message %d: %v", stream, m.Seq, err)
-			return
-		}
-		visit(id, f)
-	})
 }
 
 // streamNames returns all streams.

@@ -489,8 +489,8 @@ func (l *Log) repeat(ctx context.Context, from frame.Cursor, end uint64, newest 
 			l.cfg.Log.Error().Err(err).Uint64("stream_seq", m.Seq).Msg("damaged frame skipped")
 			continue
 		}
-		if !from.Less(old.End().Cursor) {
-			continue
+		if !from.Less(old.End().Cursor) || from.Less(old.Again) {
+			continue // the reader has it, or it is a copy of what is repeated anyway
 		}
 		if old.Epoch == from.Epoch && old.First <= from.Seq {
 			if old, err = old.Cut(from.Seq); err != nil {
@@ -504,6 +504,9 @@ func (l *Log) repeat(ctx context.Context, from frame.Cursor, end uint64, newest 
 		f := l.blank()
 		l.mu.Unlock()
 		f.Now, f.Covers, f.Again = old.Now, old.Covers, old.End().Cursor
+		if old.Again != (frame.Cursor{}) {
+			f.Again = old.Again // the original
+		}
 		f.Entries = old.Entries
 		f.Seal()
 		if f.Kind == frame.Log {

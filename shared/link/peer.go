@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/rs/zerolog"
+	"golang.org/x/time/rate"
 
 	"github.com/sapflow/sapflow/shared/frame"
 	"github.com/sapflow/sapflow/shared/journal"
@@ -58,7 +59,10 @@ type Config struct {
 	// OnTime tells the other end's estimate of hub time.
 	OnTime func(ns uint64)
 	// Idle is the longest silence; then an empty frame goes out. 5 min by default.
-	Idle   time.Duration
+	Idle time.Duration
+	// Forks bounds how often the other end can make this one start a new
+	// epoch and repeat its log; nil does not bound it.
+	Forks  *rate.Limiter
 	Now    func() uint64 // estimate of hub time, ns
 	Random func() uint64
 	Log    zerolog.Logger
@@ -83,6 +87,14 @@ type Peer struct {
 	sent     int // bytes of the last parcel
 	gathered []frame.Entry
 }
+
+// maxJump bounds how far the generation of an epoch may lie beyond what this
+// end knows: it grows by one with each unclean start, and must never run out
+// because somebody lies.
+const maxJump = 4096
+
+// errForks is returned when the other end asks for too many new epochs.
+var errForks = errors.New("too many new epochs")
 
 type message struct {
 	verb string
@@ -224,12 +236,19 @@ func (p *Peer) decode(m message) Event {
 	case subject.Hello:
 		var h Hello
 		if h, err = DecodeHello(m.data); err == nil {
+			if h.In.Epoch.Generation() > p.cfg.Out.Tail().Epoch.Generation()+maxJump {
+				err = ErrMessage
+				break
+			}
 			p.heard(h.Time)
 			ev = Greeted{h}
 		}
 	case subject.Frame:
 		var q Parcel
 		if q, err = DecodeParcel(m.data, p.cfg.Author); err == nil {
+			if q.Frame != nil && q.Frame.Epoch.Generation() > p.cfg.In.Position().Epoch.Generation()+maxJump {
+				q.Frame, q.Fault = nil, Damaged
+			}
 			if q.Frame == nil {
 				p.cfg.Log.Warn().Stringer("code", q.Fault).Int("bytes", len(m.data)).Msg("frame refused")
 				p.malformed()
@@ -310,6 +329,10 @@ func (p *Peer) do(ctx context.Context, a Action) Event {
 	case Locate:
 		return p.locate(ctx, a.Pos)
 	case Fork:
+		if p.cfg.Forks != nil && !p.cfg.Forks.Allow() {
+			p.cfg.Log.Warn().Msg("too many new epochs asked for")
+			return Forked{Err: errForks}
+		}
 		newest, err := p.cfg.Out.Fork(ctx, a.Before, a.Acked)
 		p.cfg.Replaced(newest)
 		if err != nil {

@@ -504,8 +504,7 @@ func TestWalk(t *testing.T) {
 
 // TestVerbs holds the verbs to the subjects, which a peer decodes by name.
 func TestVerbs(t *testing.T) {
-	p := &Peer{}
-	p.status.Aside = map[string]int{}
+	p := newWorld(t, 1).gw.peer
 	for verb, data := range map[string][]byte{
 		subject.Hello: (&Hello{Conn: 1}).Encode(),
 		subject.Ack:   (&Ack{Conn: 1, Aside: []AsideCount{{frame.Foreign, 3}}}).Encode(),

@@ -17,6 +17,7 @@ import (
 
 	"github.com/nats-io/nats.go"
 	"github.com/rs/zerolog"
+	"golang.org/x/time/rate"
 
 	"github.com/sapflow/sapflow/shared/bus"
 	"github.com/sapflow/sapflow/shared/frame"
@@ -24,6 +25,13 @@ import (
 	"github.com/sapflow/sapflow/shared/link"
 	"github.com/sapflow/sapflow/shared/point"
 	"github.com/sapflow/sapflow/shared/subject"
+)
+
+// A gateway that went another way makes the hub repeat its DOWN log; one that
+// only says so cannot do it often.
+const (
+	forkEvery = time.Minute
+	forkBurst = 3
 )
 
 // Config says what the door connects. All fields but Log must be set.
@@ -152,6 +160,7 @@ func (d *Door) Admit(ctx context.Context, id string) (*Gate, error) {
 		Replaced:  func([]frame.Entry) {}, // relayed points keep their own authors' places
 		HeadsSent: g.headsSent,
 		Cut:       func() { d.cfg.Kick(id) },
+		Forks:     rate.NewLimiter(rate.Every(forkEvery), forkBurst),
 		OnAcked:   g.setAcked,
 		Now:       d.cfg.Clock.Now, Random: journal.RandomBits, Log: log,
 	})
