@@ -104,8 +104,13 @@ func (d deviceShow) Run(ctx context.Context, out *cli.Out) error {
 			return out.JSON(device)
 		}
 		rows := [][]string{
-			{"id", device.ID}, {"name", device.Name}, {"plan", device.Plan}, {"state", device.State},
-			{"online", onlineText(device)}, {"link", device.Link}, {"behind", fmt.Sprintf("%d points", device.LagPoints)},
+			{"id", device.ID},
+			{"name", device.Name},
+			{"plan", device.Plan},
+			{"state", device.State},
+			{"online", onlineText(device)},
+			{"link", device.Link},
+			{"behind", fmt.Sprintf("%d points", device.LagPoints)},
 		}
 		for reason, n := range device.Aside {
 			rows = append(rows, []string{"set aside", fmt.Sprintf("%d points: %s", n, reason)})

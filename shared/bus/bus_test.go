@@ -355,8 +355,13 @@ func TestApplyLeavesFarFutureOut(t *testing.T) {
 func TestJudge(t *testing.T) {
 	w := start(t)
 	for _, e := range [][3]string{
-		{"root", "site", "site"}, {"site", "gw", "gateway"}, {"site", "gw2", "gateway"},
-		{"gw", "bus", "modbus"}, {"bus", "pump", "pump"}, {"gw2", "other", "pump"}, {"gw", "moved", "pump"},
+		{"root", "site", "site"},
+		{"site", "gw", "gateway"},
+		{"site", "gw2", "gateway"},
+		{"gw", "bus", "modbus"},
+		{"bus", "pump", "pump"},
+		{"gw2", "other", "pump"},
+		{"gw", "moved", "pump"},
 	} {
 		if code := w.edge(e[0], e[1], e[2]); code != "" {
 			t.Fatalf("edge %v: %s", e, code)

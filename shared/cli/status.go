@@ -18,9 +18,14 @@ func statusRows(s *api.Status) [][]string {
 		link += ", " + s.Link
 	}
 	rows := [][]string{
-		{"node", s.ID}, {"version", s.Version}, {"listen", s.Listen}, {"link", link},
+		{"node", s.ID},
+		{"version", s.Version},
+		{"listen", s.Listen},
+		{"link", link},
 		{"backlog", fmt.Sprintf("%d points", s.BacklogPoints)},
-		{"sent", sizeText(s.TxBytes)}, {"received", sizeText(s.RxBytes)}, {"store", sizeText(s.StoreBytes)},
+		{"sent", sizeText(s.TxBytes)},
+		{"received", sizeText(s.RxBytes)},
+		{"store", sizeText(s.StoreBytes)},
 		{"at risk", s.LossWindow},
 	}
 	for _, name := range slices.Sorted(maps.Keys(s.Counters)) {

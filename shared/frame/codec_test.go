@@ -99,7 +99,8 @@ func goldenFrames() map[string]*frame.Frame {
 			float("n1", "temp", 3, -1),
 		}}),
 		"gap_only": inLog(frame.Frame{Kind: frame.Log, Now: start, Epoch: epoch1, Prev: 300, First: 5301, Base: 6}),
-		"epoch": inLog(frame.Frame{Kind: frame.Log, Now: start, Epoch: epoch2, First: 1,
+		"epoch": inLog(frame.Frame{
+			Kind: frame.Log, Now: start, Epoch: epoch2, First: 1,
 			Before:  frame.Position{Cursor: frame.Cursor{Epoch: epoch1, Seq: 5301}, Sum: 0xfedcba9876543210},
 			Again:   frame.Cursor{Epoch: epoch1, Seq: 5400},
 			Entries: []frame.Entry{entry("n1", "on", 4, point.Uint, 1)},

@@ -185,9 +185,11 @@ func TestSumIgnoresCuts(t *testing.T) {
 
 func TestCut(t *testing.T) {
 	e := func(i int) frame.Entry { return float("n", "t", i, float64(i)) }
-	f := inLog(frame.Frame{Kind: frame.Log, Epoch: epoch2, Prev: 0, First: 4, Base: 9, // 1..3 are missing
+	f := inLog(frame.Frame{
+		Kind: frame.Log, Epoch: epoch2, Prev: 0, First: 4, Base: 9, // 1..3 are missing
 		Before: frame.Position{Cursor: frame.Cursor{Epoch: epoch1, Seq: 8}}, Again: frame.Cursor{Epoch: epoch1, Seq: 12},
-		Entries: append(grouped(e(1), e(2), e(3)), e(4))}) // 4..6 in a group, 7
+		Entries: append(grouped(e(1), e(2), e(3)), e(4)),
+	}) // 4..6 in a group, 7
 	for _, c := range []struct {
 		seq         uint64
 		prev, first uint64
@@ -234,8 +236,10 @@ func TestCut(t *testing.T) {
 func TestTruncate(t *testing.T) {
 	e := func(i int) frame.Entry { return float("n", "t", i, float64(i)) }
 	entries := slices.Concat(grouped(e(1), e(2), e(3)), grouped(e(4)), grouped(e(5), e(6)), grouped(e(7)))
-	f := inLog(frame.Frame{Kind: frame.Relay, Epoch: epoch1, Prev: 2, First: 4, Base: 7,
-		Covers: frame.Covers{Edge: 5, Hub: 6}, Again: frame.Cursor{Epoch: 1, Seq: 2}, Entries: entries})
+	f := inLog(frame.Frame{
+		Kind: frame.Relay, Epoch: epoch1, Prev: 2, First: 4, Base: 7,
+		Covers: frame.Covers{Edge: 5, Hub: 6}, Again: frame.Cursor{Epoch: 1, Seq: 2}, Entries: entries,
+	})
 	for limit, want := range map[int]int{0: 3, 1: 3, 2: 3, 3: 3, 4: 4, 5: 4, 6: 6, 7: 7, 100: 7} {
 		g := f.Truncate(limit)
 		if len(g.Entries) != want {

@@ -131,8 +131,11 @@ func compare(t *testing.T, tr *tree.Tree, m *model, nodes []string) {
 			what      string
 			got, want []string
 		}{
-			{"Ancestors", tr.Ancestors(a), above}, {"Subtree", tr.Subtree(a), below},
-			{"Parents", tr.Parents(a), parents}, {"Children", tr.Children(a), children}, {"Gateways", tr.Gateways(a), gateways},
+			{"Ancestors", tr.Ancestors(a), above},
+			{"Subtree", tr.Subtree(a), below},
+			{"Parents", tr.Parents(a), parents},
+			{"Children", tr.Children(a), children},
+			{"Gateways", tr.Gateways(a), gateways},
 		} {
 			if words(c.got) != words(c.want) {
 				t.Errorf("%s(%s): got %q, want %q", c.what, a, words(c.got), words(c.want))

@@ -179,9 +179,21 @@ func TestCheckCycle(t *testing.T) {
 		up, down string
 		want     error
 	}{
-		{"root", "c", nil}, {"d", "a", nil}, {"c", "d", nil}, {"a", "c", nil}, {"a", "b", nil}, {"c", "new", nil}, {"nowhere", "new", nil},
-		{"a", "a", tree.ErrCycle}, {"new", "new", tree.ErrCycle}, {"b", "a", tree.ErrCycle}, {"c", "a", tree.ErrCycle}, {"c", "b", tree.ErrCycle},
-		{"a", "root", tree.ErrCycle}, {"root", "root", tree.ErrCycle}, {"nowhere", "root", tree.ErrCycle},
+		{"root", "c", nil},
+		{"d", "a", nil},
+		{"c", "d", nil},
+		{"a", "c", nil},
+		{"a", "b", nil},
+		{"c", "new", nil},
+		{"nowhere", "new", nil},
+		{"a", "a", tree.ErrCycle},
+		{"new", "new", tree.ErrCycle},
+		{"b", "a", tree.ErrCycle},
+		{"c", "a", tree.ErrCycle},
+		{"c", "b", tree.ErrCycle},
+		{"a", "root", tree.ErrCycle},
+		{"root", "root", tree.ErrCycle},
+		{"nowhere", "root", tree.ErrCycle},
 	} {
 		err := tr.Check(c.up, c.down, "group")
 		if !errors.Is(err, c.want) || (err == nil) != (c.want == nil) {
