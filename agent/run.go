@@ -77,13 +77,17 @@ func Run(ctx context.Context, cfg config.Config) (err error) {
 	if a.dir, err = daemon.Open(cfg.Data); err != nil {
 		return err
 	}
-	ctx, a.stages = daemon.NewStages(ctx)
+	asked := ctx
+	ctx, a.stages = daemon.NewStages(asked)
 	started := time.Now()
 	err = a.start(ctx)
 	if err == nil {
 		a.log.Info().Str("id", a.id.ID()).Str("listen", a.nats.ListenAddr()).Dur("start_ms", time.Since(started)).Msg("agent is ready")
 		<-ctx.Done()
 		a.log.Info().Msg("agent stops")
+	}
+	if asked.Err() != nil && errors.Is(err, context.Canceled) {
+		err = nil // asked to stop before it was ready
 	}
 	err = errors.Join(err, a.stages.Stop())
 	return errors.Join(err, a.dir.Close(err == nil))

@@ -80,7 +80,8 @@ func Run(ctx context.Context, cfg config.Config) (err error) {
 	if h.dir, err = daemon.Open(cfg.Data); err != nil {
 		return err
 	}
-	ctx, h.stages = daemon.NewStages(ctx)
+	asked := ctx
+	ctx, h.stages = daemon.NewStages(asked)
 	started := time.Now()
 	err = h.start(ctx)
 	if err == nil {
@@ -88,6 +89,9 @@ func Run(ctx context.Context, cfg config.Config) (err error) {
 			Str("leaf", h.nats.LeafAddr()).Dur("start_ms", time.Since(started)).Msg("hub is ready")
 		<-ctx.Done()
 		h.log.Info().Msg("hub stops")
+	}
+	if asked.Err() != nil && errors.Is(err, context.Canceled) {
+		err = nil // asked to stop before it was ready
 	}
 	err = errors.Join(err, h.stages.Stop())
 	return errors.Join(err, h.dir.Close(err == nil))

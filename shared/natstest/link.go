@@ -42,6 +42,7 @@ type Link struct {
 	made   int
 	bytes  [2]uint64
 	fuse   uint64 // bytes until the next cut, both ways together; 0 for none
+	burnt  bool   // the fuse is used up, the cut is on its way
 }
 
 // pair is one connection through the link.
@@ -101,7 +102,7 @@ func (l *Link) Cut() {
 }
 
 func (l *Link) cutLocked() {
-	l.cut, l.fuse = true, 0
+	l.cut, l.fuse, l.burnt = true, 0, false
 	for p := range l.pairs {
 		p.reset()
 	}
@@ -126,7 +127,7 @@ func (l *Link) IsCut() bool {
 func (l *Link) Restore() {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	l.cut, l.fuse = false, 0
+	l.cut, l.fuse, l.burnt = false, 0, false
 }
 
 // Stall keeps connections open and holds all data back until Resume.
@@ -355,9 +356,13 @@ func (l *Link) deliver(p *pair, to *net.TCPConn, data []byte, way int) bool {
 		l.mu.Unlock()
 		return true
 	}
+	if l.burnt { // the other way has used up what CutAfter allows
+		l.mu.Unlock()
+		return false
+	}
 	burnt := l.fuse > 0 && uint64(len(data)) >= l.fuse
 	if burnt {
-		data = data[:l.fuse]
+		data, l.burnt = data[:l.fuse], true
 	} else if l.fuse > 0 {
 		l.fuse -= uint64(len(data))
 	}

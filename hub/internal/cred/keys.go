@@ -76,6 +76,7 @@ type Keys struct {
 	dir      string
 	operator nkeys.KeyPair
 	accounts map[string]nkeys.KeyPair
+	ids      map[string]string // account name: its public key, which costs 15 us to derive
 	scoped   []nkeys.KeyPair
 	local    []byte // the content of a creds file
 
@@ -90,6 +91,7 @@ func Open(dir string) (*Keys, error) {
 	k := &Keys{
 		dir:      dir,
 		accounts: make(map[string]nkeys.KeyPair),
+		ids:      make(map[string]string),
 		revoked:  make(map[string]int64),
 		jwts:     make(map[string]string),
 	}
@@ -156,6 +158,9 @@ func (k *Keys) loadSeeds() error {
 		if k.accounts[account], err = load(&seed, nkeys.CreateAccount); err != nil {
 			return fmt.Errorf("key of account %s: %w", account, err)
 		}
+		if k.ids[account], err = k.accounts[account].PublicKey(); err != nil {
+			return fmt.Errorf("key of account %s: %w", account, err)
+		}
 		s.Accounts[account] = seed
 	}
 	for len(s.Scoped) < scopedKeys {
@@ -214,14 +219,7 @@ func (k *Keys) Operator() (*jwt.OperatorClaims, error) {
 }
 
 // AccountID returns the public key of an account, "" if there is no such one.
-func (k *Keys) AccountID(account string) string {
-	key, ok := k.accounts[account]
-	if !ok {
-		return ""
-	}
-	public, _ := key.PublicKey() // fails on wiped keys only, and these stay
-	return public
-}
+func (k *Keys) AccountID(account string) string { return k.ids[account] }
 
 // AccountJWT returns the current JWT of an account, with its revocations.
 func (k *Keys) AccountJWT(account string) string {
