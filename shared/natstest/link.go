@@ -356,7 +356,7 @@ func (l *Link) deliver(p *pair, to *net.TCPConn, data []byte, way int) bool {
 		l.mu.Unlock()
 		return true
 	}
-	if l.burnt { // the other way has used up what CutAfter allows
+	if l.cut || l.burnt { // perhaps the other way has used up what CutAfter allows
 		l.mu.Unlock()
 		return false
 	}
