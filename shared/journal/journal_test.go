@@ -9,6 +9,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/nats-io/nats.go/jetstream"
+
 	"github.com/sapflow/sapflow/shared/frame"
 	"github.com/sapflow/sapflow/shared/journal"
 	"github.com/sapflow/sapflow/shared/natstest"
@@ -355,5 +357,57 @@ func BenchmarkAdd(b *testing.B) {
 				}
 			})
 		})
+	}
+}
+
+// A reader that is behind what is still held gets the missing spans as gaps,
+// and everything after them.
+func TestGapsWhereFramesWereRemoved(t *testing.T) {
+	_, js := natstest.JetStream(t)
+	s, err := journal.Ensure(t.Context(), js, journal.LogStream("EDGE", "log.edge.*"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	store := journal.NewStore(js, s, "log.edge.gw")
+	var l *journal.Log
+	for range 3 { // three epochs of 5 frames of 2 points
+		l = start(t, journal.Config{Store: store})
+		for range 5 {
+			add(t, l, 2)
+		}
+	}
+	behind, err := l.After(t.Context(), frame.Position{}, 3)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := s.Purge(t.Context(), jetstream.WithPurgeSequence(8)); err != nil { // frames 1 and 2 of epoch 2 as well
+		t.Fatal(err)
+	}
+	r, err := journal.OpenReplica(t.Context(), open(t))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := r.Append(t.Context(), behind); err != nil {
+		t.Fatal(err)
+	}
+	var points, missing uint64
+	for pos := behind.End(); ; {
+		f, err := l.After(t.Context(), pos, 100)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if f == nil {
+			break
+		}
+		if _, err := r.Append(t.Context(), f); err != nil {
+			t.Fatalf("frame %d..%d of epoch %s after %d: %v", f.First, f.Last, f.Epoch, pos.Seq, err)
+		}
+		points, missing, pos = points+uint64(len(f.Entries)), missing+f.Gap(), f.End()
+	}
+	if had := uint64(len(behind.Entries)); points != 16 || missing != 30-16-had {
+		t.Errorf("got %d points and %d missing after %d, want 16 and %d", points, missing, had, 30-16-had)
+	}
+	if r.Position() != l.Tail() {
+		t.Errorf("replica ends at %v, the log at %v", r.Position(), l.Tail())
 	}
 }
