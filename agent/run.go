@@ -175,6 +175,9 @@ func (a *agent) startBus(ctx context.Context) error {
 		Store: a.edgeStore(), Author: a.id.ID(), Clean: a.dir.Clean,
 		Every: every, Now: a.clock.Now, Log: a.log.With().Str("component", "log").Logger(),
 		Notify: func(c journal.Committed) {
+			if a.bus == nil {
+				return // an unfinished repeat goes on while the log opens; Replay reads it
+			}
 			a.bus.SetCovered(subject.StreamEdge, c.Stream)
 			if a.uplink != nil {
 				a.uplink.Appended()

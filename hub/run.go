@@ -213,6 +213,9 @@ func (h *hub) startBus(ctx context.Context) error {
 		Store: h.store(h.own, subject.LogHub), Author: state.Hub, Clean: h.dir.Clean,
 		Every: commitEvery, Now: h.clock.Now, Log: h.log.With().Str("component", "log").Logger(),
 		Notify: func(c journal.Committed) {
+			if h.bus == nil {
+				return // while the log opens; Replay reads it
+			}
 			h.bus.SetCovered(subject.StreamHub, c.Stream)
 			h.bell.Ring()
 		},
@@ -246,6 +249,7 @@ func (h *hub) startBus(ctx context.Context) error {
 			return err
 		}
 	}
+	h.clock.Resume(h.bus.Newest())
 	h.stages.OnStop(func() { // after the log has committed the rest
 		if err := h.save(); err != nil {
 			h.log.Error().Err(err).Msg("snapshot not written")
@@ -337,10 +341,14 @@ func (h *hub) startViews(context.Context) error {
 	return nil
 }
 
-func (h *hub) startDoor(context.Context) error {
+func (h *hub) startDoor(ctx context.Context) error {
 	ready := make(chan struct{})
 	h.stages.Start("door", func(ctx context.Context) error { return h.door.Run(ctx, func() { close(ready) }) })
-	<-ready
+	select {
+	case <-ready:
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	}
 	h.stages.Start("bus", h.bus.Serve)
 	h.stages.Start("manage", manage.New(manage.Config{
 		Conn: h.conns[cred.PEOPLE], Root: h.root, Registry: h.fleet, Instance: h.bus, Door: h.door,

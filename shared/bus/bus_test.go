@@ -380,6 +380,13 @@ func TestJudge(t *testing.T) {
 		}
 		return list
 	}
+	pastEdge := func(up, down string, at uint64) []point.Point {
+		list := point.Edge(up, down, "pump")
+		for i := range list {
+			list[i].Time = at
+		}
+		return list
+	}
 	for name, c := range map[string]struct {
 		points []point.Point
 		want   []frame.Reason // 0: kept
@@ -387,6 +394,11 @@ func TestJudge(t *testing.T) {
 		"own node":                    {node("gw", left+5), []frame.Reason{0}},
 		"node below it":               {node("pump", left+5), []frame.Reason{0}},
 		"another gateway's node":      {node("other", left-5), []frame.Reason{frame.Foreign}},
+		"another's node at time 0":    {node("other", 0), []frame.Reason{frame.Foreign}},
+		"fetch back with a past edge": {pastEdge("bus", "moved", left-1), []frame.Reason{frame.Foreign, frame.Foreign}},
+		"attach at time 0":            {pastEdge("bus", "other", 0), []frame.Reason{frame.Foreign, frame.Foreign}},
+		"a late point of an edge":     {pastEdge("gw", "moved", 5), []frame.Reason{0, 0}},
+		"a value of 70 KB":            {[]point.Point{{Series: point.Series{Node: "pump", Type: "v", Key: "0"}, Time: left, Data: make([]byte, 70<<10)}}, []frame.Reason{frame.Invalid}},
 		"the site above it":           {node("site", left), []frame.Reason{frame.Foreign}},
 		"nobody":                      {node("nobody", left), []frame.Reason{frame.Foreign}},
 		"moved away, measured before": {node("moved", left), []frame.Reason{0}},
@@ -418,7 +430,7 @@ func TestJudge(t *testing.T) {
 		t.Error("judging changed the state")
 	}
 	w.bus.View(func(_ *state.State, tr *tree.Tree) {
-		if tr.Has("new") || !tr.Below("gw2", "other") || tr.Below("gw", "other") {
+		if tr.Known("new") || tr.Has("new") || !tr.Below("gw2", "other") || tr.Below("gw", "other") {
 			t.Error("judging changed the tree")
 		}
 	})

@@ -39,6 +39,9 @@ func (c *Clock) Now() uint64 {
 	defer c.mu.Unlock()
 	w := c.wall()
 	if c.offset == 0 && w.Before(built) {
+		if c.since.IsZero() {
+			c.since = w
+		}
 		return max(c.newest, point.Nanos(built)) + uint64(w.Sub(c.since).Abs())
 	}
 	return point.Nanos(w.Add(c.offset))

@@ -10,6 +10,7 @@ package bus
 
 import (
 	"encoding/binary"
+	"slices"
 	"sync"
 	"time"
 
@@ -166,26 +167,19 @@ func (b *Instance) Apply(f *frame.Frame) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	frame.Groups(f.Entries, func(group []frame.Entry) bool {
-		kept := group
-		for i := range group {
-			if group[i].Time > f.Now && group[i].Time-f.Now > state.FutureLimit {
-				b.counters["future"]++
-				kept = without(kept, &group[i])
-			}
-		}
-		b.merge(kept)
+		b.merge(b.present(group, f.Now))
 		return true
 	})
 }
 
-// without returns group without e, in a new slice.
-func without(group []frame.Entry, e *frame.Entry) []frame.Entry {
-	kept := make([]frame.Entry, 0, len(group))
-	for i := range group {
-		if group[i].Series != e.Series || group[i].Time != e.Time {
-			kept = append(kept, group[i])
-		}
+// present returns the points of a group that are not too far beyond now.
+func (b *Instance) present(group []frame.Entry, now uint64) []frame.Entry {
+	future := func(e frame.Entry) bool { return e.Time > now && e.Time-now > state.FutureLimit }
+	if !slices.ContainsFunc(group, future) {
+		return group
 	}
+	kept := slices.DeleteFunc(slices.Clone(group), future)
+	b.counters["future"] += len(group) - len(kept)
 	return kept
 }
 
@@ -247,7 +241,7 @@ func (b *Instance) write(entries []frame.Entry, expect *uint64, done func(error)
 		if e.Time == 0 {
 			e.Time = now
 			if h := b.state.Get(e.Series); h != nil {
-				e.Time = max(now, h.Time+1)
+				e.Time = max(now, after(h.Time))
 			}
 		}
 	}
@@ -265,6 +259,9 @@ func (b *Instance) write(entries []frame.Entry, expect *uint64, done func(error)
 	b.merge(entries)
 	return nil
 }
+
+// after returns the next time after t, or t at the end of time.
+func after(t uint64) uint64 { return max(t, t+1) }
 
 func writeError(err error) error {
 	switch err {
@@ -306,11 +303,7 @@ func (b *Instance) tryEdges(entries []frame.Entry) (undo func(), err error) {
 		changed[k] = edge
 	}
 	var old []tree.Edge
-	undo = func() {
-		for _, e := range old {
-			b.tree.Set(e)
-		}
-	}
+	undo = func() { restore(b.tree, old) }
 	for _, adding := range []bool{false, true} {
 		for _, k := range order {
 			edge := changed[k]

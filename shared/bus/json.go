@@ -72,7 +72,8 @@ func (b *Instance) fromJSON(s point.Series, w *api.Write) (point.Point, error) {
 	b.mu.RLock()
 	var head *point.Point
 	if h := b.state.Get(s); h != nil {
-		head = &h.Point
+		p := h.Point // state changes its own in place
+		head = &p
 	}
 	b.mu.RUnlock()
 	if w.Removed {

@@ -56,8 +56,18 @@ type judge struct {
 }
 
 func (j *judge) undo() {
-	for i := len(j.old) - 1; i >= 0; i-- {
-		j.tree.Set(j.old[i])
+	restore(j.tree, j.old)
+}
+
+// restore puts edges back as they were, the last change first. An edge
+// without a type had not been there.
+func restore(t *tree.Tree, old []tree.Edge) {
+	for i := len(old) - 1; i >= 0; i-- {
+		if e := old[i]; e.NodeType == "" && e.Since == 0 {
+			t.Unset(e.Up, e.Down)
+		} else {
+			t.Set(e)
+		}
 	}
 }
 
@@ -72,10 +82,10 @@ func (j *judge) below(node string) uint64 {
 }
 
 func (j *judge) reason(p *point.Point) frame.Reason {
-	if point.Check(p) != nil {
+	if point.Check(p) != nil || len(p.Data) > point.MaxGroupBytes {
 		return frame.Invalid
 	}
-	if p.Time > j.below(p.Holder()) {
+	if until := j.below(p.Holder()); until == 0 || p.Time > until {
 		return frame.Foreign
 	}
 	if !p.IsEdge() || p.Type != point.TypeNodeType && p.Type != point.TypeTombstone {
@@ -85,6 +95,9 @@ func (j *judge) reason(p *point.Point) frame.Reason {
 }
 
 func (j *judge) edgeReason(p *point.Point) frame.Reason {
+	if h := j.state.Get(p.Series); h != nil && h.Time > p.Time {
+		return 0 // late: history, which changes no edge
+	}
 	before, known := j.tree.Edge(p.Up, p.Node)
 	if !known {
 		before = tree.Edge{Up: p.Up, Down: p.Node, Removed: true}
@@ -99,7 +112,9 @@ func (j *judge) edgeReason(p *point.Point) frame.Reason {
 		edge.Removed, edge.Since = v%2 == 1 || edge.NodeType == "", p.Time
 		adds = v%2 == 0
 	}
-	if adds && (j.tree.Known(p.Node) && p.Time > j.below(p.Node) || p.Node == state.Hub) {
+	// Only what is below the author now may be attached: a time in the past
+	// must not fetch back what was moved away.
+	if adds && (j.tree.Known(p.Node) && j.below(p.Node) != tree.Forever || p.Node == state.Hub) {
 		return frame.Foreign
 	}
 	if !edge.Removed && (before.Removed || before.NodeType != edge.NodeType) {
@@ -118,6 +133,9 @@ func (j *judge) edgeReason(p *point.Point) frame.Reason {
 	return 0
 }
 
+// maxCorrections bounds what one frame of a gateway can make the hub write.
+const maxCorrections = 100
+
 // Correct writes what holds for an edge after a gateway's points about it
 // were set aside, with a time that wins at the gateway, so that both ends
 // become equal.
@@ -125,13 +143,17 @@ func (b *Instance) Correct(edges []frame.Entry) error {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	now := b.cfg.Clock.Now()
-	var entries []frame.Entry
+	seen := map[point.Series]bool{}
 	for i := range edges {
+		if seen[edges[i].Series] || len(seen) == maxCorrections {
+			continue
+		}
+		seen[edges[i].Series] = true
 		p := point.Point{Series: edges[i].Series, Origin: "correction"}
-		p.Time = max(now, edges[i].Time+1)
+		p.Time = max(now, after(edges[i].Time))
 		if h := b.state.Get(p.Series); h != nil {
 			p.DataType, p.Data, p.Tombstone = h.DataType, h.Data, h.Tombstone
-			p.Time = max(p.Time, h.Time+1)
+			p.Time = max(p.Time, after(h.Time))
 		} else if p.Type == point.TypeTombstone {
 			p.DataType, p.Data = point.Uint, []byte{1}
 		} else {
@@ -140,14 +162,11 @@ func (b *Instance) Correct(edges []frame.Entry) error {
 		if p.Time > now+maxAhead { // a gateway cannot pull the hub's clock
 			p.Time = now
 		}
-		entries = append(entries, frame.Entry{Point: p})
+		entry := []frame.Entry{{Point: p}}
+		if err := b.cfg.Log.Add(entry, func(error) {}); err != nil {
+			return writeError(err)
+		}
+		b.merge(entry)
 	}
-	if len(entries) == 0 {
-		return nil
-	}
-	if err := b.cfg.Log.Add(entries, func(error) {}); err != nil {
-		return writeError(err)
-	}
-	b.merge(entries)
 	return nil
 }

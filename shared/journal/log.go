@@ -392,18 +392,18 @@ func (l *Log) Relay(ctx context.Context, entries []frame.Entry, covers frame.Cov
 	for len(entries) > 0 {
 		n := frameSize(entries)
 		l.mu.Lock()
-		if n == len(entries) { // only the last piece covers the source
-			l.covers = covers
-		}
 		f := l.blank()
 		l.mu.Unlock()
 		f.Entries, entries = entries[:n], entries[n:]
+		if len(entries) == 0 { // only the last piece covers the source
+			f.Covers = covers
+		}
 		f.Seal()
 		if err := l.append(ctx, f); err != nil {
 			return err
 		}
 		l.mu.Lock()
-		l.seq = l.tail.Seq
+		l.seq, l.covers = l.tail.Seq, f.Covers
 		l.mu.Unlock()
 	}
 	return nil

@@ -68,6 +68,13 @@ func (t *Tree) Set(e Edge) {
 	clear(t.ancestors)
 }
 
+// Unset forgets an edge.
+func (t *Tree) Unset(up, down string) {
+	delete(t.down[up], down)
+	delete(t.up[down], up)
+	clear(t.ancestors)
+}
+
 // Drop forgets all edges from and to a node.
 func (t *Tree) Drop(node string) {
 	for down := range t.down[node] {
@@ -151,7 +158,9 @@ func (t *Tree) Ancestors(node string) []string {
 		return list
 	}
 	list := t.walk(node, t.up)
-	t.ancestors[node] = list
+	if t.Known(node) { // else a question about nobody would stay
+		t.ancestors[node] = list
+	}
 	return list
 }
 

@@ -34,6 +34,9 @@ const (
 	forkBurst = 3
 )
 
+// maxPoints bounds a frame; a gateway's log cuts them at the same.
+const maxPoints = 10_000
+
 // Config says what the door connects. All fields but Log must be set.
 type Config struct {
 	Conn     *nats.Conn                    // in the gateways' account
@@ -226,7 +229,7 @@ func (d *Door) Fill(meta *bus.Meta) {
 
 // store judges, stores and applies a frame of a gateway's log.
 func (d *Door) store(ctx context.Context, g *Gate, f *frame.Frame) ([]link.AsideCount, error) {
-	if f.Kind != frame.Log || len(f.Aside) > 0 || !f.Verify() {
+	if f.Kind != frame.Log || len(f.Aside) > 0 || len(f.Entries) > maxPoints || !f.Verify() {
 		return nil, errors.New("frame is not what a gateway sends")
 	}
 	v := d.cfg.Instance.Judge(g.id, f.Entries)
@@ -271,8 +274,14 @@ func count(aside []frame.Aside) []link.AsideCount {
 // merge takes the winners that a gateway holds. They are in no log here, so a
 // snapshot makes them durable before the ack.
 func (d *Door) merge(g *Gate, f *frame.Frame) error {
+	if len(f.Entries) > maxPoints {
+		return errors.New("frame is not what a gateway sends")
+	}
 	v := d.cfg.Instance.Judge(g.id, f.Entries)
 	kept := *f
+	// A clock that runs ahead, or a lie about it, must not lift the limit of
+	// what is state.
+	kept.Now = min(f.Now, d.cfg.Clock.Now())
 	kept.Entries = v.Kept
 	d.cfg.Instance.Apply(&kept)
 	d.correct(g, &v)
