@@ -14,6 +14,7 @@ import (
 	"os/exec"
 	"slices"
 	"strconv"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -90,6 +91,7 @@ type feeder struct {
 	node string
 	rows []row
 	done atomic.Int64 // rows that are acked
+	pass func(int)    // called with done each time it moves, if not nil
 }
 
 const (
@@ -123,6 +125,9 @@ func (f *feeder) feed(ctx context.Context, c *client.Client, until int) error {
 			return err
 		}
 		f.done.Store(int64(flying[0].end))
+		if f.pass != nil {
+			f.pass(flying[0].end)
+		}
 		flying = flying[1:]
 	}
 	return nil
@@ -224,15 +229,28 @@ func (c *chaos) must(ended <-chan error) {
 	}
 }
 
-// moment waits until the feeder has come to a random place of its piece.
-func (c *chaos) moment() {
-	c.t.Helper()
+// moment lets the feeder tell when it passes a random place of its piece.
+func (c *chaos) moment() <-chan struct{} {
+	passed := make(chan struct{})
+	var once sync.Once
 	from := int(c.f.done.Load())
-	if from >= c.until {
-		return
+	at := from + c.rng.IntN(max(1, (c.until-from)/2))
+	c.f.pass = func(done int) {
+		if done >= at {
+			once.Do(func() { close(passed) })
+		}
 	}
-	at := from + c.rng.IntN(c.until-from)
-	eventually(c.t, "the feeder moves", func() bool { return int(c.f.done.Load()) >= at })
+	return passed
+}
+
+// await waits for a moment, which comes unless feeding fails before.
+func (c *chaos) await(moment <-chan struct{}) {
+	c.t.Helper()
+	select {
+	case <-moment:
+	case <-bounded(c.t).Done():
+		c.t.Fatal("the feeder did not come to its moment")
+	}
 }
 
 // cut cuts the link after a random number of bytes, mostly within a frame.
@@ -254,8 +272,8 @@ func (c *chaos) killHub() {
 	if c.rng.IntN(2) > 0 {
 		c.g.waitConnected(true)
 	}
-	ended := c.feeding()
-	c.moment()
+	moment, ended := c.moment(), c.feeding()
+	c.await(moment)
 	sent, _ := c.g.link.Bytes()
 	more := c.rng.Uint64N(40_000)
 	eventually(c.t, "the link carries", func() bool {
@@ -267,8 +285,8 @@ func (c *chaos) killHub() {
 }
 
 func (c *chaos) killAgent() {
-	ended := c.feeding()
-	c.moment()
+	moment, ended := c.moment(), c.feeding()
+	c.await(moment)
 	c.g.kill()
 	if err := <-ended; err == nil {
 		c.t.Log("the agent was killed after the last ack of the piece")
