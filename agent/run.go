@@ -183,6 +183,11 @@ func (a *agent) startBus(ctx context.Context) error {
 				a.uplink.Appended()
 			}
 		},
+		Moved: func(list []frame.Entry) { // places decide ties
+			if a.bus != nil {
+				a.bus.Apply(&frame.Frame{Kind: frame.Heads, Now: a.clock.Now(), Entries: list})
+			}
+		},
 	})
 	if err != nil {
 		return err

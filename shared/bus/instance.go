@@ -9,6 +9,7 @@
 package bus
 
 import (
+	"context"
 	"encoding/binary"
 	"slices"
 	"sync"
@@ -378,8 +379,14 @@ func (b *Instance) Count(name string, n int) {
 }
 
 // HeadsBelow returns copies of all winners held by the given nodes and all
-// nodes below them.
-func (b *Instance) HeadsBelow(nodes ...string) []frame.Entry {
+// nodes below them, once each is durable here: what the other end has seen
+// must not be lost by a power cut.
+func (b *Instance) HeadsBelow(ctx context.Context, nodes ...string) ([]frame.Entry, error) {
+	list := b.headsBelow(nodes)
+	return list, b.cfg.Log.Commit(ctx)
+}
+
+func (b *Instance) headsBelow(nodes []string) []frame.Entry {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	var list []frame.Entry

@@ -54,7 +54,8 @@ func Load(dir string) (*state.State, Meta, error) {
 
 // Save writes a snapshot of the state durably; fill adds to its meta. The
 // stream sequences are taken before the state, so that the state covers at
-// least as much as they say.
+// least as much as they say; and every point in it is durable in its log
+// first, else a crash would leave a head here that no log can send.
 func (b *Instance) Save(dir string, fill func(*Meta)) error {
 	b.saving.Lock()
 	defer b.saving.Unlock()
@@ -68,6 +69,9 @@ func (b *Instance) Save(dir string, fill func(*Meta)) error {
 	fill(&meta)
 	data, err := b.state.Snapshot(meta)
 	b.mu.Unlock()
+	if err == nil {
+		err = b.cfg.Log.Commit(context.Background()) // bounded by the store's own deadlines
+	}
 	if err != nil {
 		return err
 	}

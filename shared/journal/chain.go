@@ -24,6 +24,7 @@ type run struct {
 	before frame.Position // where the reader stood when this epoch began
 	first  uint64         // stream sequence of its first frame held, 0 if none yet
 	last   frame.Position // end of the epoch
+	copies bool           // it begins with points repeated from earlier epochs
 }
 
 // scan finds the epochs that the store holds, oldest first, and returns the
@@ -49,7 +50,7 @@ func scan(ctx context.Context, s Store) (runs []run, tail Message, err error) {
 		if err != nil {
 			return nil, Message{}, fmt.Errorf("message %d: %w", first.Seq, err)
 		}
-		runs = append([]run{{epoch: end.Epoch, before: head.Before, first: first.Seq, last: end.End()}}, runs...)
+		runs = append([]run{{epoch: end.Epoch, before: head.Before, first: first.Seq, last: end.End(), copies: head.Again != (frame.Cursor{})}}, runs...)
 		m, err = previous(ctx, s, first.Seq)
 		if errors.Is(err, ErrEmpty) {
 			return runs, tail, nil

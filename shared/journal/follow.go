@@ -11,8 +11,11 @@ import (
 // Locate tells whether a reader that stands at pos can go on from there: nil,
 // or ErrUnknown, ErrAhead or ErrDiffers.
 func (l *Log) Locate(ctx context.Context, pos frame.Position) error {
-	if pos == (frame.Position{}) {
-		return nil
+	l.commitMu.Lock()
+	err := l.repeat(ctx) // what a new epoch could not repeat before
+	l.release()
+	if err != nil || pos == (frame.Position{}) {
+		return err
 	}
 	l.mu.Lock()
 	if l.follower(pos) != nil || pos == l.tail {

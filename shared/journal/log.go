@@ -55,6 +55,11 @@ type Config struct {
 	Random func() uint64   // random bits of epochs, crypto/rand by default
 	Log    zerolog.Logger  // silent by default
 	Notify func(Committed) // called after each commit, in order; must not block
+
+	// Moved is called, with nothing locked, with points of the author's own
+	// that a new epoch has given another place in the log: the newest of each
+	// series, and those behind it that were added meanwhile.
+	Moved func([]frame.Entry)
 }
 
 // Committed tells of a frame that became durable.
@@ -80,6 +85,9 @@ type Log struct {
 	waiters []waiter
 	urgent  bool
 	covers  frame.Covers
+	trying  *frame.Frame  // the frame of an append that failed: it may be stored yet
+	repeats *repeats      // what a new epoch has still to repeat
+	moved   []frame.Entry // own points that got another place, for release
 	closed  bool
 	hint    place // where the reader of After stands
 }
@@ -87,6 +95,13 @@ type Log struct {
 type waiter struct {
 	seq  uint64 // durable when this number is
 	done func(error)
+}
+
+// repeats is the part of earlier epochs that a new one has still to repeat:
+// the frames after a cursor that stand before a stream sequence.
+type repeats struct {
+	from frame.Cursor
+	end  uint64
 }
 
 type place struct {
@@ -109,6 +124,9 @@ func Open(ctx context.Context, cfg Config) (*Log, error) {
 	if cfg.Notify == nil {
 		cfg.Notify = func(Committed) {}
 	}
+	if cfg.Moved == nil {
+		cfg.Moved = func([]frame.Entry) {}
+	}
 	l := &Log{cfg: cfg, wake: make(chan struct{}, 1)}
 	runs, tail, err := scan(ctx, cfg.Store)
 	if err != nil {
@@ -128,11 +146,26 @@ func Open(ctx context.Context, cfg Config) (*Log, error) {
 	l.covers = last.Covers
 	if !cfg.Clean {
 		l.begin(l.tail)
-		if last.Again != (frame.Cursor{}) {
-			err = l.repeat(ctx, last.Again, runs[len(runs)-1].first, map[point.Series]frame.Entry{})
+	}
+	if last.Again != (frame.Cursor{}) { // the last thing it did was to repeat
+		l.repeats = &repeats{last.Again, runs[len(runs)-1].first}
+		l.commitMu.Lock()
+		defer l.release()
+		if err := l.repeat(ctx); err != nil {
+			return nil, err
 		}
 	}
-	return l, err
+	return l, nil
+}
+
+// release lets the next one append, and tells which points got another place.
+func (l *Log) release() {
+	moved := l.moved
+	l.moved = nil
+	l.commitMu.Unlock()
+	if len(moved) > 0 {
+		l.cfg.Moved(moved)
+	}
 }
 
 // RandomBits returns 64 random bits.
@@ -268,11 +301,14 @@ func (l *Log) close(ctx context.Context) error {
 // Commit makes everything durable that was added before the call.
 func (l *Log) Commit(ctx context.Context) error {
 	l.commitMu.Lock()
-	defer l.commitMu.Unlock()
+	defer l.release()
 	return l.commit(ctx)
 }
 
 func (l *Log) commit(ctx context.Context) error {
+	if err := l.repeat(ctx); err != nil {
+		return err
+	}
 	l.mu.Lock()
 	l.urgent = false
 	until := l.seq
@@ -283,6 +319,11 @@ func (l *Log) commit(ctx context.Context) error {
 			return nil
 		}
 		err := l.append(ctx, f)
+		l.mu.Lock()
+		if l.trying = nil; err != nil {
+			l.trying = f // again unchanged: it may be stored all the same, or later
+		}
+		l.mu.Unlock()
 		l.settle(f.Last, len(f.Entries), err)
 		if err != nil {
 			return err
@@ -294,6 +335,9 @@ func (l *Log) commit(ctx context.Context) error {
 func (l *Log) nextFrame(until uint64) *frame.Frame {
 	l.mu.Lock()
 	defer l.mu.Unlock()
+	if l.trying != nil {
+		return l.trying
+	}
 	if len(l.pending) == 0 || l.tail.Seq >= until {
 		return nil
 	}
@@ -345,21 +389,33 @@ func (l *Log) append(ctx context.Context, f *frame.Frame) error {
 			return err
 		}
 		h, headErr := frame.DecodeHeader(last.Data)
-		if headErr != nil || h.End() != f.End() || last.Seq <= l.stream {
+		if headErr != nil || last.Seq <= l.stream || h.Epoch != f.Epoch || h.Prev != f.Prev {
+			return err
+		}
+		if h.End() != f.End() { // an earlier attempt, stored late, with other content
+			l.reached(h, last.Seq)
 			return err
 		}
 		seq = last.Seq
 	}
-	l.mu.Lock()
-	l.tail, l.stream = f.End(), seq
-	r := &l.runs[len(l.runs)-1]
-	if r.first == 0 {
-		r.first = seq
-	}
-	r.last = l.tail
-	l.mu.Unlock()
+	l.reached(f, seq)
 	l.cfg.Notify(Committed{f, seq})
 	return nil
+}
+
+// reached notes that f is the end of the log.
+func (l *Log) reached(f *frame.Frame, seq uint64) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.tail, l.stream = f.End(), seq
+	if f.Kind == frame.Relay {
+		l.covers = f.Covers
+	}
+	r := &l.runs[len(l.runs)-1]
+	if r.first == 0 {
+		r.first, r.copies = seq, f.Again != (frame.Cursor{})
+	}
+	r.last = l.tail
 }
 
 // settle drops n points from the queue and tells those who waited for them.
@@ -388,7 +444,10 @@ func (l *Log) settle(last uint64, n int, err error) {
 // empty list records nothing: the next frame will.
 func (l *Log) Relay(ctx context.Context, entries []frame.Entry, covers frame.Covers) error {
 	l.commitMu.Lock()
-	defer l.commitMu.Unlock()
+	defer l.release()
+	if err := l.repeat(ctx); err != nil {
+		return err
+	}
 	for len(entries) > 0 {
 		n := frameSize(entries)
 		l.mu.Lock()
@@ -403,7 +462,7 @@ func (l *Log) Relay(ctx context.Context, entries []frame.Entry, covers frame.Cov
 			return err
 		}
 		l.mu.Lock()
-		l.seq, l.covers = l.tail.Seq, f.Covers
+		l.seq = l.tail.Seq
 		l.mu.Unlock()
 	}
 	return nil
@@ -451,33 +510,40 @@ func (l *Log) Lag(pos frame.Position) uint64 {
 
 // Fork starts a new epoch that follows before, the place where the reader
 // stands, and repeats there every point after the cursor acked: the reader
-// has not got those, or has others in their place. Writers wait meanwhile. It
-// returns the newest point repeated of each series of the author's own, whose
-// place in the log has changed.
-func (l *Log) Fork(ctx context.Context, before frame.Position, acked frame.Cursor) ([]frame.Entry, error) {
+// has not got those, or has others in their place. Writers wait meanwhile.
+func (l *Log) Fork(ctx context.Context, before frame.Position, acked frame.Cursor) error {
+	l.commitMu.Lock()
+	defer l.release()
 	l.addMu.Lock()
 	defer l.addMu.Unlock()
-	l.commitMu.Lock()
-	defer l.commitMu.Unlock()
 	if err := l.commit(ctx); err != nil {
-		return nil, fmt.Errorf("commit before a new epoch: %w", err)
+		return fmt.Errorf("commit before a new epoch: %w", err)
 	}
 	l.mu.Lock()
-	end := l.stream + 1
+	if r := l.runOf(acked.Epoch); r == nil || r.copies {
+		acked = frame.Cursor{} // which originals it covers, copies do not tell
+	}
+	l.repeats = &repeats{acked, l.stream + 1}
 	l.begin(before)
 	l.mu.Unlock()
 	l.cfg.Log.Info().Stringer("epoch", l.Tail().Epoch).Stringer("before", before.Epoch).Uint64("before_seq", before.Seq).Msg("new epoch")
-	newest := map[point.Series]frame.Entry{}
-	err := l.repeat(ctx, acked, end, newest)
-	return slices.Collect(maps.Values(newest)), err
+	return l.repeat(ctx)
 }
 
-// repeat appends again all frames after the cursor from that stand before
-// the stream sequence end, and notes the newest of each series.
-func (l *Log) repeat(ctx context.Context, from frame.Cursor, end uint64, newest map[point.Series]frame.Entry) error {
+// repeat appends again what is still to be repeated. Until it has succeeded
+// nothing else is appended, so a log that ends with a repeated frame tells
+// where to go on. commitMu is held.
+func (l *Log) repeat(ctx context.Context) error {
+	todo := l.repeats
+	if todo == nil {
+		return nil
+	}
+	newest := map[point.Series]frame.Entry{}
+	defer l.noteMoved(newest)
 	for seq := uint64(1); ; {
 		m, err := l.cfg.Store.Next(ctx, seq)
-		if errors.Is(err, ErrEmpty) || err == nil && m.Seq >= end {
+		if errors.Is(err, ErrEmpty) || err == nil && m.Seq >= todo.end {
+			l.repeats = nil
 			return nil
 		}
 		if err != nil {
@@ -489,40 +555,69 @@ func (l *Log) repeat(ctx context.Context, from frame.Cursor, end uint64, newest 
 			l.cfg.Log.Error().Err(err).Uint64("stream_seq", m.Seq).Msg("damaged frame skipped")
 			continue
 		}
-		if !from.Less(old.End().Cursor) || from.Less(old.Again) {
-			continue // the reader has it, or it is a copy of what is repeated anyway
+		end := old.End().Cursor
+		if !todo.from.Less(end) || old.Again != (frame.Cursor{}) {
+			continue // the reader has it, or it is a copy
 		}
-		if old.Epoch == from.Epoch && old.First <= from.Seq {
-			if old, err = old.Cut(from.Seq); err != nil {
+		if old.Epoch == todo.from.Epoch && old.First <= todo.from.Seq {
+			if old, err = old.Cut(todo.from.Seq); err != nil {
 				return fmt.Errorf("repeat unacked points: %w", err)
 			}
 		}
-		if len(old.Entries) == 0 {
-			continue
-		}
-		l.mu.Lock()
-		f := l.blank()
-		l.mu.Unlock()
-		f.Now, f.Covers, f.Again = old.Now, old.Covers, old.End().Cursor
-		if old.Again != (frame.Cursor{}) {
-			f.Again = old.Again // the original
-		}
-		f.Entries = old.Entries
-		f.Seal()
-		if f.Kind == frame.Log {
-			for i := range f.Entries {
-				e := &f.Entries[i]
-				e.At = frame.Cursor{Epoch: f.Epoch, Seq: f.First + uint64(i)}
-				if old, ok := newest[e.Series]; !ok || e.Time >= old.Time {
-					newest[e.Series] = *e
-				}
+		if len(old.Entries) > 0 {
+			if err := l.again(ctx, old, end, newest); err != nil {
+				return fmt.Errorf("repeat unacked points: %w", err)
 			}
 		}
-		if err := l.append(ctx, f); err != nil {
-			return fmt.Errorf("repeat unacked points: %w", err)
+		todo.from = end
+	}
+}
+
+// noteMoved notes the points that were repeated and those that wait behind
+// them, which have moved on by as many places.
+func (l *Log) noteMoved(newest map[point.Series]frame.Entry) {
+	if len(newest) == 0 {
+		return
+	}
+	l.moved = slices.AppendSeq(l.moved, maps.Values(newest))
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.moved = append(l.moved, l.pending...)
+}
+
+// again appends a copy of an older frame.
+func (l *Log) again(ctx context.Context, old *frame.Frame, end frame.Cursor, newest map[point.Series]frame.Entry) error {
+	l.mu.Lock()
+	f := l.blank()
+	l.mu.Unlock()
+	f.Now, f.Covers, f.Again, f.Entries = old.Now, old.Covers, end, old.Entries
+	f.Seal()
+	if err := l.append(ctx, f); err != nil {
+		return err
+	}
+	l.shift(f.Points())
+	if f.Kind != frame.Log {
+		return nil
+	}
+	for i := range f.Entries {
+		e := &f.Entries[i]
+		e.At = frame.Cursor{Epoch: f.Epoch, Seq: f.First + uint64(i)}
+		if old, ok := newest[e.Series]; !ok || e.Time >= old.Time {
+			newest[e.Series] = *e
 		}
-		l.mu.Lock()
-		l.seq = l.tail.Seq
-		l.mu.Unlock()
+	}
+	return nil
+}
+
+// shift moves the numbers of points that wait behind n that went before them.
+func (l *Log) shift(n uint64) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.seq += n
+	for i := range l.pending {
+		l.pending[i].At.Seq += n
+	}
+	for i := range l.waiters {
+		l.waiters[i].seq += n
 	}
 }

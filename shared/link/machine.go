@@ -64,6 +64,7 @@ type (
 	Gathered struct {
 		Frame *frame.Frame // nil: no heads to send
 		More  bool         // another piece follows
+		Err   error        // they could not be made durable
 	}
 	// Stored answers Store and Merge.
 	Stored struct {
@@ -400,6 +401,11 @@ func (m *Machine) pump() []Action {
 func (m *Machine) gotHeads(ev Gathered) []Action {
 	if m.phase != Open || m.flying != nil {
 		return nil
+	}
+	if ev.Err != nil {
+		m.waiting = true
+		m.heads.restart()
+		return []Action{Wait{For: faultWait}}
 	}
 	if ev.Frame == nil {
 		m.heads = headsState{}

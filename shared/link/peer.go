@@ -45,11 +45,9 @@ type Config struct {
 	Store func(ctx context.Context, f *frame.Frame) ([]AsideCount, error)
 	// Merge merges winners of the other end; durable on return.
 	Merge func(ctx context.Context, f *frame.Frame) error
-	// Heads returns the winners that the other end should have.
-	Heads func() []frame.Entry
-	// Replaced is called with own points that a new epoch gave another place
-	// in Out, so that ties are decided alike at both ends.
-	Replaced func([]frame.Entry)
+	// Heads returns the winners that the other end should have, all durable
+	// here.
+	Heads func(context.Context) ([]frame.Entry, error)
 	// HeadsSent is called when the other end has them.
 	HeadsSent func()
 	// Cut closes the connection so that a new one is made.
@@ -333,8 +331,7 @@ func (p *Peer) do(ctx context.Context, a Action) Event {
 			p.cfg.Log.Warn().Msg("too many new epochs asked for")
 			return Forked{Err: errForks}
 		}
-		newest, err := p.cfg.Out.Fork(ctx, a.Before, a.Acked)
-		p.cfg.Replaced(newest)
+		err := p.cfg.Out.Fork(ctx, a.Before, a.Acked)
 		if err != nil {
 			p.cfg.Log.Error().Err(err).Msg("new epoch failed")
 		}
@@ -346,7 +343,7 @@ func (p *Peer) do(ctx context.Context, a Action) Event {
 		}
 		return Fetched{Frame: f, Err: err}
 	case Gather:
-		return p.gather(a.First)
+		return p.gather(ctx, a.First)
 	case Store:
 		return p.store(ctx, a.Frame)
 	case Merge:
@@ -415,9 +412,13 @@ func (p *Peer) greet(ctx context.Context, conn uint64) {
 	p.send(subject.Hello, h.Encode())
 }
 
-func (p *Peer) gather(first bool) Event {
+func (p *Peer) gather(ctx context.Context, first bool) Event {
 	if first {
-		p.gathered = p.cfg.Heads()
+		var err error
+		if p.gathered, err = p.cfg.Heads(ctx); err != nil {
+			p.cfg.Log.Warn().Err(err).Msg("heads not sent, trying again")
+			return Gathered{Err: err}
+		}
 	}
 	n, size := 0, 0
 	for n < len(p.gathered) && n < maxHeads && (n == 0 || size+len(p.gathered[n].Data) <= maxHeadsBytes) {

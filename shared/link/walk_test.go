@@ -26,11 +26,22 @@ var (
 
 // disk is a store in memory: the one part of this test that is not the real
 // thing, so that a disk can be copied back and a run takes milliseconds.
-type disk struct{ msgs [][]byte }
+type disk struct {
+	msgs [][]byte
+	fail func() bool // whether to fail now; nil: never
+}
+
+var errDisk = errors.New("disk says no")
 
 func (d *disk) Append(_ context.Context, data []byte, last uint64) (uint64, error) {
 	if last != uint64(len(d.msgs)) {
 		return 0, journal.ErrConflict
+	}
+	if d.fail != nil && d.fail() {
+		if len(data)%2 == 0 { // the answer is lost, the frame is not
+			d.msgs = append(d.msgs, bytes.Clone(data))
+		}
+		return 0, errDisk
 	}
 	d.msgs = append(d.msgs, bytes.Clone(data))
 	return last + 1, nil
@@ -51,7 +62,7 @@ func (d *disk) Next(_ context.Context, seq uint64) (journal.Message, error) {
 	return journal.Message{Seq: seq, Data: d.msgs[seq-1]}, nil
 }
 
-func (d *disk) copy() *disk { return &disk{slices.Clone(d.msgs)} }
+func (d *disk) copy() *disk { return &disk{slices.Clone(d.msgs), d.fail} }
 
 // end is one end of the link: real journals, state and peer on disks in
 // memory, driven by hand.
@@ -61,6 +72,7 @@ type end struct {
 	out, in *disk
 	acked   frame.Position // as a snapshot would have it
 	state   *state.State
+	saved   []byte // the snapshot of state
 
 	log   *journal.Log
 	peer  *Peer
@@ -76,13 +88,16 @@ type backup struct {
 	acked   frame.Position
 }
 
-func (e *end) backup(t *testing.T) backup {
-	t.Helper()
-	b, err := e.state.Snapshot(struct{}{})
-	if err != nil {
-		t.Fatal(err)
+func (e *end) backup() backup { return backup{e.out.copy(), e.in.copy(), e.saved, e.acked} }
+
+// save keeps the state as the bus does: with every point in it durable.
+func (e *end) save() error {
+	if err := e.log.Commit(context.Background()); err != nil {
+		return err
 	}
-	return backup{e.out.copy(), e.in.copy(), b, e.acked}
+	var err error
+	e.saved, err = e.state.Snapshot(struct{}{})
+	return err
 }
 
 type world struct {
@@ -106,8 +121,8 @@ func (w *world) note(format string, args ...any) {
 
 func newWorld(t *testing.T, seed uint64) *world {
 	w := &world{t: t, rng: rand.New(rand.NewPCG(seed, 1)), clock: 1_800_000_000_000_000_000}
-	w.gw = &end{name: "gw", gateway: true, out: &disk{}, in: &disk{}, state: state.New(), world: w}
-	w.hub = &end{name: "hub", out: &disk{}, in: &disk{}, state: state.New(), world: w}
+	w.gw = &end{name: "gw", gateway: true, out: &disk{}, in: &disk{}, saved: mustSnapshot(t), world: w}
+	w.hub = &end{name: "hub", out: &disk{}, in: &disk{}, saved: mustSnapshot(t), world: w}
 	w.gw.other, w.hub.other = w.hub, w.gw
 	w.gw.boot()
 	w.hub.boot()
@@ -122,11 +137,23 @@ func (e *end) boot() {
 	if e.gateway {
 		kind, author = frame.Log, state.Hub
 	}
+	e.load()
+	clean := w.rng.IntN(4) == 0 && !w.parted
+	e.out.fail = func() bool { return w.rng.IntN(18) == 0 }
 	var err error
+again:
 	e.log, err = journal.Open(ctx, journal.Config{
-		Store: e.out, Author: "gw", Kind: kind, Clean: w.rng.IntN(4) == 0 && !w.parted,
+		Store: e.out, Author: "gw", Kind: kind, Clean: clean,
 		Now: func() uint64 { return w.clock }, Random: w.rng.Uint64,
+		Moved: func(list []frame.Entry) { // places decide ties
+			for i := range list {
+				e.state.Merge(&list[i])
+			}
+		},
 	})
+	if errors.Is(err, errDisk) {
+		goto again // the process is started again
+	}
 	if err != nil {
 		w.t.Fatalf("%s: open log: %v", e.name, err)
 	}
@@ -155,13 +182,12 @@ func (e *end) boot() {
 			e.merge(f)
 			return nil, nil
 		},
-		Merge: func(_ context.Context, f *frame.Frame) error { w.headsMoved = true; e.merge(f); return nil },
-		Heads: e.heads,
-		Replaced: func(list []frame.Entry) {
-			for i := range list {
-				e.state.Merge(&list[i])
-			}
+		Merge: func(_ context.Context, f *frame.Frame) error {
+			w.headsMoved = true
+			e.merge(f)
+			return e.save()
 		},
+		Heads:     e.heads,
 		HeadsSent: func() {},
 		Cut:       func() { w.cut() },
 		OnAcked:   func(p frame.Position) { e.acked = p },
@@ -172,15 +198,31 @@ func (e *end) boot() {
 	e.queue, e.armed = nil, false
 }
 
+// load makes the state of the snapshot and the logs, as a start does.
+func (e *end) load() {
+	var err error
+	if e.state, err = state.Restore(e.saved, &struct{}{}); err != nil {
+		e.world.t.Fatal(err)
+	}
+	in := state.Hub
+	if !e.gateway {
+		in = "gw"
+	}
+	for author, d := range map[string]*disk{e.name: e.out, in: e.in} {
+		list := e.world.points(d, author)
+		e.merge(&frame.Frame{Entries: list})
+	}
+}
+
 func (e *end) merge(f *frame.Frame) {
 	for i := range f.Entries {
 		e.state.Merge(&f.Entries[i])
 	}
 }
 
-func (e *end) heads() (list []frame.Entry) {
+func (e *end) heads(ctx context.Context) (list []frame.Entry, err error) {
 	e.state.All(func(h *frame.Entry) { list = append(list, *h) })
-	return list
+	return list, e.log.Commit(ctx)
 }
 
 // step runs an event through the real peer, noting its actions; timers are
@@ -237,7 +279,7 @@ func (e *end) write() {
 		if err := e.log.Add(entries, nil); err != nil {
 			w.t.Fatal(err)
 		}
-		if err := e.log.Commit(context.Background()); err != nil {
+		if err := e.log.Commit(context.Background()); err != nil && !errors.Is(err, errDisk) {
 			w.t.Fatal(err)
 		}
 	} else { // the hub's points have their place in its own log
@@ -246,8 +288,11 @@ func (e *end) write() {
 			entries[i].Author, entries[i].At = state.Hub, frame.Cursor{Epoch: 1 << 40, Seq: w.hubSeq}
 			entries[i].More = i < len(entries)-1
 		}
-		if err := e.log.Relay(context.Background(), entries, frame.Covers{Hub: w.hubSeq}); err != nil {
-			w.t.Fatal(err)
+		covers := frame.Covers{Hub: w.hubSeq}
+		for e.log.Covers() != covers { // as the relay does
+			if err := e.log.Relay(context.Background(), slices.Clone(entries), covers); err != nil && !errors.Is(err, errDisk) {
+				w.t.Fatal(err)
+			}
 		}
 	}
 	for i := range entries {
@@ -318,8 +363,7 @@ func (w *world) restore(e *end, b backup) {
 	w.rolledBack = w.rolledBack || e.gateway
 	w.restored = true
 	e.out, e.in = b.out.copy(), b.in.copy()
-	e.state, _ = state.Restore(b.state, &struct{}{})
-	e.acked = b.acked
+	e.saved, e.acked = b.state, b.acked
 	if e.gateway {
 		e.acked = frame.Position{} // enrolled again, and the hub sends what it knows
 		defer w.hub.step(HeadsDue{})
@@ -355,9 +399,13 @@ func (w *world) act(backups map[*end][]backup) {
 	case n < 93:
 		w.crash(e)
 	case n < 96:
-		backups[e] = append(backups[e], e.backup(w.t))
+		backups[e] = append(backups[e], e.backup())
 	case n < 97:
-		e.step(HeadsDue{})
+		if w.rng.IntN(2) == 0 {
+			_ = e.save() // a snapshot that fails leaves the one before
+		} else {
+			e.step(HeadsDue{})
+		}
 	case n < 98:
 		if list := backups[e]; len(list) > 0 && !w.restored {
 			w.restore(e, list[w.rng.IntN(len(list))])
@@ -381,6 +429,10 @@ func (w *world) settle() {
 	w.note("-- settle")
 	for round := 0; round < 400; round++ {
 		w.connect()
+		for w.gw.log.Commit(context.Background()) != nil {
+			continue // the disk takes it some time
+		}
+		w.gw.step(Appended{})
 		for n := 0; w.gw.deliver() || w.hub.deliver(); n++ {
 			if n > 10_000 {
 				w.fail("the ends do not stop talking")
@@ -422,7 +474,6 @@ func (w *world) fail(format string, args ...any) {
 
 // points reads all that a disk holds, by identity.
 func (w *world) points(d *disk, author string) (list []frame.Entry) {
-	var pos frame.Position
 	for i, data := range d.msgs {
 		f, err := frame.Decode(data, author)
 		if err != nil {
@@ -431,7 +482,6 @@ func (w *world) points(d *disk, author string) (list []frame.Entry) {
 		if f.Gap() != 0 {
 			w.fail("frame %d: a gap of %d although nothing was removed", i, f.Gap())
 		}
-		_ = pos
 		list = append(list, f.Entries...)
 	}
 	return list
@@ -471,9 +521,16 @@ func (w *world) check() {
 		s := point.Series{Node: "n" + fmt.Sprint(i), Type: "v", Key: "0"}
 		a, b := w.gw.state.Get(s), w.hub.state.Get(s)
 		if (a == nil) != (b == nil) || a != nil && identity(a) != identity(b) {
-			w.fail("state of %s: gateway %v, hub %v", s, a, b)
+			w.fail("state of %s: gateway %s, hub %s", s, head(a), head(b))
 		}
 	}
+}
+
+func head(e *frame.Entry) string {
+	if e == nil {
+		return "none"
+	}
+	return fmt.Sprintf("%s at %d/%d", identity(e), e.At.Epoch.Generation(), e.At.Seq)
 }
 
 // TestWalk explores losses, repeats, crashes and restores of either end:

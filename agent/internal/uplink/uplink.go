@@ -68,10 +68,7 @@ func New(cfg Config) *Uplink {
 			return cfg.Conn.Publish(subject.FromGateway(cfg.ID, verb), data)
 		},
 		Store: u.store, Merge: u.merge,
-		Heads: func() []frame.Entry { return cfg.Instance.HeadsBelow(cfg.ID) },
-		Replaced: func(list []frame.Entry) {
-			cfg.Instance.Apply(&frame.Frame{Kind: frame.Heads, Now: cfg.Clock.Now(), Entries: list})
-		},
+		Heads:     func(ctx context.Context) ([]frame.Entry, error) { return cfg.Instance.HeadsBelow(ctx, cfg.ID) },
 		HeadsSent: func() {},
 		Cut:       cfg.Leaf.CutLeaf,
 		OnAcked:   u.setAcked,

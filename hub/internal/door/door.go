@@ -159,8 +159,7 @@ func (d *Door) Admit(ctx context.Context, id string) (*Gate, error) {
 		Send:      func(verb string, data []byte) error { return d.cfg.Conn.Publish(subject.ToGateway(id, verb), data) },
 		Store:     func(ctx context.Context, f *frame.Frame) ([]link.AsideCount, error) { return d.store(ctx, g, f) },
 		Merge:     func(_ context.Context, f *frame.Frame) error { return d.merge(g, f) },
-		Heads:     func() []frame.Entry { return d.heads(g) },
-		Replaced:  func([]frame.Entry) {}, // relayed points keep their own authors' places
+		Heads:     func(ctx context.Context) ([]frame.Entry, error) { return d.heads(ctx, g) },
 		HeadsSent: g.headsSent,
 		Cut:       func() { d.cfg.Kick(id) },
 		Forks:     rate.NewLimiter(rate.Every(forkEvery), forkBurst),
@@ -290,7 +289,7 @@ func (d *Door) merge(g *Gate, f *frame.Frame) error {
 
 // heads returns what the gateway should have: all of its subtree when it
 // starts from nothing or the ends have parted, else what came below it.
-func (d *Door) heads(g *Gate) []frame.Entry {
+func (d *Door) heads(ctx context.Context, g *Gate) ([]frame.Entry, error) {
 	g.mu.Lock()
 	g.sent, g.heads = append(g.sent, g.heads...), nil
 	nodes := slices.Clone(g.sent)
@@ -298,7 +297,7 @@ func (d *Door) heads(g *Gate) []frame.Entry {
 	if len(nodes) == 0 {
 		nodes = []string{g.id}
 	}
-	return d.cfg.Instance.HeadsBelow(nodes...)
+	return d.cfg.Instance.HeadsBelow(ctx, nodes...)
 }
 
 func (g *Gate) headsSent() {
