@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"hash/crc32"
+	"math/bits"
 	"sync"
 
 	"github.com/klauspost/compress/zstd"
@@ -13,17 +14,15 @@ import (
 )
 
 // Version is the newest frame version that this program reads and writes.
-const Version = 1
-
-// MaxBody bounds the body of a frame before compression, so that a small
-// frame cannot ask for much memory.
-const MaxBody = 16 << 20
+const Version = 2
 
 // MaxPoints bounds the points of a frame, those set aside included, and the
-// names in its tables. An entry takes 4 bytes of the body and 168 of memory:
-// without a bound, 2 KB that unpack to MaxBody ask for 700 MB. It is far above
-// what a link carries in one frame.
-const MaxPoints = 1 << 18
+// names in its tables. It is above what a log or a link puts into one frame.
+const MaxPoints = 1 << 14
+
+// MaxBody bounds what the body of a frame unpacks to, so that a small frame
+// cannot ask for much memory. It is far above the largest group.
+const MaxBody = 1 << 20
 
 // Errors of decoding.
 var (
@@ -35,19 +34,11 @@ var (
 	// ErrTooLarge is returned for a frame whose body exceeds MaxBody, or that
 	// has more than MaxPoints points.
 	ErrTooLarge = errors.New("frame is too large")
+	// ErrSession is returned for a frame that goes on from frames which this
+	// end of the session has not read.
+	ErrSession = errors.New("frame continues another session")
 	// ErrCut is returned where a frame cannot be cut or merged.
 	ErrCut = errors.New("frame cannot be cut there")
-)
-
-const (
-	flagZstd   = 1 << 0
-	flagBefore = 1 << 1
-	flagAgain  = 1 << 2
-
-	kindTombstone = 1 << 4
-	kindOrigin    = 1 << 5
-	kindMore      = 1 << 6
-	kindLongType  = 1 << 7
 )
 
 var castagnoli = crc32.MakeTable(crc32.Castagnoli)
@@ -71,50 +62,17 @@ var (
 	})
 )
 
-// Encode returns the bytes of the frame.
-func (f *Frame) Encode() []byte {
-	body := f.appendBody(nil)
-	var flags byte
-	raw := len(body)
-	if raw > 64 {
-		if packed := zstdEncoder().EncodeAll(body, nil); len(packed) < raw {
-			body, flags = packed, flagZstd
-		}
+// unpack returns the n bytes that packed stands for.
+func unpack(packed []byte, n int) ([]byte, error) {
+	var h zstd.Header
+	if err := h.Decode(packed); err != nil || h.HasFCS && h.FrameContentSize != uint64(n) {
+		return nil, damaged("zstd header")
 	}
-	isLog := f.Kind != Heads
-	if isLog && f.Before != (Position{}) {
-		flags |= flagBefore
+	data, err := zstdDecoder().DecodeAll(packed, make([]byte, 0, min(n, 64*len(packed))))
+	if err != nil || len(data) != n {
+		return nil, damaged("zstd body")
 	}
-	if isLog && f.Again != (Cursor{}) {
-		flags |= flagAgain
-	}
-	b := make([]byte, 0, len(body)+96)
-	b = append(b, Version, byte(f.Kind), flags)
-	b = binary.LittleEndian.AppendUint64(b, f.Now)
-	if isLog {
-		b = binary.LittleEndian.AppendUint64(b, uint64(f.Epoch))
-		b = binary.AppendUvarint(b, f.Prev)
-		b = binary.AppendUvarint(b, f.Gap())
-		b = binary.AppendUvarint(b, f.Points())
-		b = binary.LittleEndian.AppendUint64(b, f.Base)
-		b = binary.LittleEndian.AppendUint64(b, f.Sum)
-		if flags&flagBefore != 0 {
-			b = binary.LittleEndian.AppendUint64(b, uint64(f.Before.Epoch))
-			b = binary.AppendUvarint(b, f.Before.Seq)
-			b = binary.LittleEndian.AppendUint64(b, f.Before.Sum)
-		}
-		if f.Kind == Relay {
-			b = binary.AppendUvarint(b, f.Covers.Edge)
-			b = binary.AppendUvarint(b, f.Covers.Hub)
-		}
-		if flags&flagAgain != 0 {
-			b = binary.LittleEndian.AppendUint64(b, uint64(f.Again.Epoch))
-			b = binary.AppendUvarint(b, f.Again.Seq)
-		}
-	}
-	b = binary.AppendUvarint(b, uint64(raw))
-	b = append(b, body...)
-	return binary.LittleEndian.AppendUint32(b, crc32.Checksum(b, castagnoli))
+	return data, nil
 }
 
 // table numbers distinct values in the order of their first use.
@@ -135,419 +93,448 @@ func (t *table[K]) number(k K) int {
 	return len(t.list) - 1
 }
 
-func appendString(b []byte, s string) []byte {
-	return append(binary.AppendUvarint(b, uint64(len(s))), s...)
+func damaged(what string) error { return fmt.Errorf("%w: %s", ErrDamaged, what) }
+
+// Flags beside the kind.
+const (
+	kindMask     = 0x0f
+	flagSession  = 1 << 4 // part of a session: what the other end knows is left out
+	flagContinue = 1 << 5 // and goes on with what its frames before have taught
+)
+
+const (
+	headBytes  = 2
+	checkBytes = 4
+)
+
+// models are kept for frames that stand alone.
+var models = sync.Pool{New: func() any { return new(model) }}
+
+func borrow() *model { return models.Get().(*model) }
+
+func giveBack(m *model) {
+	*m = model{}
+	models.Put(m)
 }
 
-func (f *Frame) appendBody(b []byte) []byte {
-	placed := f.Kind != Log // entries name author and place
-	var series table[point.Series]
-	var origins, authors table[string]
-	var epochs table[Epoch]
-	for i := range f.Entries {
-		e := &f.Entries[i]
-		series.number(e.Series)
-		if e.Origin != "" {
-			origins.number(e.Origin)
-		}
-		if placed {
-			authors.number(e.Author)
-			epochs.number(e.At.Epoch)
-		}
-	}
-	b = binary.AppendUvarint(b, uint64(len(series.list)))
-	for _, s := range series.list {
-		if s.IsEdge() {
-			b = appendString(append(b, 1), s.Up)
-		} else {
-			b = append(b, 0)
-		}
-		b = appendString(appendString(appendString(b, s.Node), s.Type), s.Key)
-	}
-	b = binary.AppendUvarint(b, uint64(len(origins.list)))
-	for _, s := range origins.list {
-		b = appendString(b, s)
-	}
-	if placed {
-		b = binary.AppendUvarint(b, uint64(len(authors.list)))
-		for _, s := range authors.list {
-			b = appendString(b, s)
-		}
-		b = binary.AppendUvarint(b, uint64(len(epochs.list)))
-		for _, e := range epochs.list {
-			b = binary.LittleEndian.AppendUint64(b, uint64(e))
-		}
-	}
-	b = binary.AppendUvarint(b, uint64(len(f.Entries)))
-	for i := range f.Entries {
-		b = binary.AppendUvarint(b, uint64(series.number(f.Entries[i].Series)))
-	}
-	var last uint64
-	for i := range f.Entries {
-		t := f.Entries[i].Time
-		b = binary.AppendVarint(b, int64(t-last))
-		last = t
-	}
-	b = appendKinds(b, f.Entries, &origins)
-	for i := range f.Entries {
-		d := f.Entries[i].Data
-		b = append(binary.AppendUvarint(b, uint64(len(d))), d...)
-	}
-	if placed {
-		for i := range f.Entries {
-			b = binary.AppendUvarint(b, uint64(authors.number(f.Entries[i].Author)))
-		}
-		for i := range f.Entries {
-			b = binary.AppendUvarint(b, uint64(epochs.number(f.Entries[i].At.Epoch)))
-		}
-		last = 0
-		for i := range f.Entries {
-			s := f.Entries[i].At.Seq
-			b = binary.AppendVarint(b, int64(s-last))
-			last = s
-		}
-	}
-	b = binary.AppendUvarint(b, uint64(len(f.Aside)))
-	last = f.First - 1
-	for _, a := range f.Aside {
-		b = append(binary.AppendUvarint(b, a.Seq-last), byte(a.Reason))
-		last = a.Seq
-	}
-	return b
+// Encode returns the bytes of the frame, which can be decoded alone.
+func (f *Frame) Encode() []byte {
+	m := borrow()
+	defer giveBack(m)
+	return f.encode(m, 0, nil)
 }
 
-func appendKinds(b []byte, entries []Entry, origins *table[string]) []byte {
-	for i := range entries {
-		e := &entries[i]
-		k := byte(e.DataType)
-		if e.DataType > 15 {
-			k = kindLongType
-		}
-		if e.Tombstone != 0 {
-			k |= kindTombstone
-		}
-		if e.Origin != "" {
-			k |= kindOrigin
-		}
-		if e.More {
-			k |= kindMore
-		}
-		b = append(b, k)
-	}
-	for i := range entries {
-		if t := entries[i].Tombstone; t != 0 {
-			b = append(b, t)
-		}
-	}
-	for i := range entries {
-		if o := entries[i].Origin; o != "" {
-			b = binary.AppendUvarint(b, uint64(origins.number(o)))
-		}
-	}
-	for i := range entries {
-		if d := entries[i].DataType; d > 15 {
-			b = append(b, byte(d))
-		}
-	}
-	return b
-}
-
-// Decode reads a frame; author is who wrote the log it belongs to, which a
-// Log frame does not name. Values share memory with b where it is not
-// compressed.
+// Decode reads a frame that stands alone; author is who wrote the log it
+// belongs to, which a Log frame does not name. Values may share memory with b.
 func Decode(b []byte, author string) (*Frame, error) {
-	f, body, err := decodeEnvelope(b)
+	if len(b) > 0 && b[0] == 1 {
+		return decodeV1(b, author)
+	}
+	if len(b) > 1 && b[1]&flagSession != 0 {
+		return nil, ErrSession
+	}
+	m := borrow()
+	defer giveBack(m)
+	return decode(b, author, m, nil)
+}
+
+// DecodeHeader reads a frame that stands alone without its entries; it checks
+// the checksum.
+func DecodeHeader(b []byte) (*Frame, error) {
+	if len(b) > 0 && b[0] == 1 {
+		f, _, err := decodeFixed(b)
+		return f, err
+	}
+	f, c, err := open(b)
 	if err != nil {
 		return nil, err
 	}
-	if err := f.decodeBody(&reader{b: body}, author); err != nil {
+	if b[1]&flagSession != 0 {
+		return nil, ErrSession
+	}
+	if err := f.verify(b, nil); err != nil {
 		return nil, err
 	}
+	m := borrow()
+	defer giveBack(m)
+	n, _ := m.header(c, f, nil, false)
+	f.Aside = nil
+	return f, headed(c, f, n)
+}
+
+// Session codes the frames that two ends exchange in one connection, in
+// order: what the other end has learnt from the frames before is not said
+// again. Both ends reset it when a frame has not surely been read. The zero
+// Session is ready; it is not safe for concurrent use.
+type Session struct {
+	m    *model
+	past past
+}
+
+// past is what both ends of a session have in common besides the model.
+type past struct {
+	end   Position // of the last log frame
+	check uint32   // of the last frame, which the next one's covers: a lost frame is found
+}
+
+// Reset begins the session anew.
+func (s *Session) Reset() { *s = Session{} }
+
+// Encode returns the bytes of f in a version that the other end reads.
+func (s *Session) Encode(f *Frame, version uint8) []byte {
+	if version < Version {
+		return f.encodeV1()
+	}
+	flags := byte(flagSession | flagContinue)
+	if s.m == nil || s.m.bytes > maxKept/4 {
+		s.m, s.past, flags = new(model), past{}, flagSession
+	}
+	b := f.encode(s.m, flags, &s.past)
+	s.moved(f, b)
+	return b
+}
+
+// Decode reads a frame. After any error the session begins anew.
+func (s *Session) Decode(b []byte, author string) (f *Frame, err error) {
+	if len(b) < 2 || b[0] == 1 || b[1]&flagSession == 0 {
+		return Decode(b, author)
+	}
+	if b[1]&flagContinue == 0 {
+		s.m, s.past = new(model), past{}
+	} else if s.m == nil {
+		return nil, ErrSession
+	}
+	if f, err = decode(b, author, s.m, &s.past); err != nil {
+		s.Reset()
+		return nil, err
+	}
+	s.moved(f, b)
 	return f, nil
 }
 
-// DecodeHeader reads a frame without its entries; it checks the checksum.
-func DecodeHeader(b []byte) (*Frame, error) {
-	f, _, err := decodeFixed(b)
-	return f, err
+func (s *Session) moved(f *Frame, b []byte) {
+	s.m.arena = nil
+	s.past.check = binary.LittleEndian.Uint32(b[len(b)-checkBytes:])
+	if f.Kind != Heads {
+		s.past.end = f.End()
+	}
 }
 
-func damaged(what string) error { return fmt.Errorf("%w: %s", ErrDamaged, what) }
+// encode returns the bytes of f; before is where the session stands, nil for
+// a frame that stands alone.
+func (f *Frame) encode(m *model, flags byte, before *past) []byte {
+	c := encoder(append(make([]byte, 0, 64+4*len(f.Entries)), Version, byte(f.Kind)|flags))
+	m.begin()
+	m.header(c, f, before, len(f.Aside) > 0)
+	if len(f.Entries) > 0 {
+		m.params(c, f.Entries)
+	}
+	for i := range f.Entries {
+		m.entry(c, &f.Entries[i], f.Kind != Log)
+	}
+	b := c.finish()
+	return binary.LittleEndian.AppendUint32(b, f.check(b, before))
+}
 
-// decodeFixed reads the envelope up to the body and returns what follows.
-func decodeFixed(b []byte) (*Frame, *envelope, error) {
-	if len(b) < 3+8+1+4 {
+// check is the checksum of a frame: over its bytes, and in a session also
+// over the frame before and the places that are left out.
+func (f *Frame) check(b []byte, before *past) uint32 {
+	sum := crc32.Checksum(b, castagnoli)
+	if before == nil {
+		return sum
+	}
+	implied := binary.LittleEndian.AppendUint32(nil, before.check)
+	if f.Kind != Heads {
+		implied = appendPosition(appendPosition(implied, f.End()), Position{Cursor{f.Epoch, f.Prev}, f.Base})
+	}
+	return crc32.Update(sum, castagnoli, implied)
+}
+
+func appendPosition(b []byte, p Position) []byte {
+	b = binary.LittleEndian.AppendUint64(b, uint64(p.Epoch))
+	b = binary.LittleEndian.AppendUint64(b, p.Seq)
+	return binary.LittleEndian.AppendUint64(b, p.Sum)
+}
+
+func (f *Frame) verify(b []byte, before *past) error {
+	n := len(b) - checkBytes
+	if f.check(b[:n], before) != binary.LittleEndian.Uint32(b[n:]) {
+		return damaged("checksum does not match")
+	}
+	return nil
+}
+
+// open reads what stands before the coded part.
+func open(b []byte) (*Frame, *coder, error) {
+	if len(b) < headBytes+checkBytes {
 		return nil, nil, damaged("too short")
 	}
 	if b[0] != Version {
 		return nil, nil, fmt.Errorf("%w: %d, this program reads up to %d", ErrVersion, b[0], Version)
 	}
-	end := len(b) - 4
-	if crc32.Checksum(b[:end], castagnoli) != binary.LittleEndian.Uint32(b[end:]) {
-		return nil, nil, damaged("checksum does not match")
-	}
-	f := &Frame{Kind: Kind(b[1])}
-	flags := b[2]
-	if f.Kind < Log || f.Kind > Heads || flags&^(flagZstd|flagBefore|flagAgain) != 0 {
+	f := &Frame{Kind: Kind(b[1] & kindMask)}
+	flags := b[1] &^ kindMask
+	if f.Kind < Log || f.Kind > Heads || flags&^(flagSession|flagContinue) != 0 || flags == flagContinue {
 		return nil, nil, damaged("kind or flags not known")
 	}
-	r := &reader{b: b[3:end]}
-	f.Now = r.u64()
-	if f.Kind != Heads {
-		f.Epoch = Epoch(r.u64())
-		f.Prev = r.uvarint()
-		gap := r.uvarint()
-		n := r.uvarint()
-		f.First = f.Prev + gap + 1
-		f.Last = f.First + n - 1
-		if f.First <= f.Prev || f.Last+1 < f.First {
-			return nil, nil, damaged("sequence numbers overflow")
-		}
-		if n > MaxPoints {
-			return nil, nil, fmt.Errorf("%w: %d points", ErrTooLarge, n)
-		}
-		f.Base, f.Sum = r.u64(), r.u64()
-		if flags&flagBefore != 0 {
-			f.Before = Position{Cursor{Epoch(r.u64()), r.uvarint()}, r.u64()}
-		}
-		if f.Kind == Relay {
-			f.Covers = Covers{r.uvarint(), r.uvarint()}
-		}
-		if flags&flagAgain != 0 {
-			f.Again = Cursor{Epoch(r.u64()), r.uvarint()}
-		}
-	}
-	raw := r.uvarint()
-	if r.failed {
-		return nil, nil, damaged("header is truncated")
-	}
-	if raw > MaxBody {
-		return nil, nil, ErrTooLarge
-	}
-	return f, &envelope{raw: int(raw), packed: flags&flagZstd != 0, body: r.b}, nil
+	return f, decoder(b[headBytes : len(b)-checkBytes]), nil
 }
 
-type envelope struct {
-	raw    int
-	packed bool
-	body   []byte
-}
-
-func decodeEnvelope(b []byte) (*Frame, []byte, error) {
-	f, env, err := decodeFixed(b)
+func decode(b []byte, author string, m *model, before *past) (*Frame, error) {
+	f, c, err := open(b)
 	if err != nil {
-		return nil, nil, err
+		return nil, err
 	}
-	body := env.body
-	if env.packed {
-		var h zstd.Header
-		if err := h.Decode(body); err != nil || h.HasFCS && h.FrameContentSize != uint64(env.raw) {
-			return nil, nil, damaged("zstd header")
-		}
-		body, err = zstdDecoder().DecodeAll(env.body, make([]byte, 0, min(env.raw, 64*len(env.body))))
-		if err != nil {
-			return nil, nil, damaged("zstd body")
+	if before == nil { // before the work: what is damaged is found at once
+		if err := f.verify(b, nil); err != nil {
+			return nil, err
 		}
 	}
-	if len(body) != env.raw {
-		return nil, nil, damaged("body length")
+	m.begin()
+	n, implied := m.header(c, f, before, false)
+	if err := headed(c, f, n); err != nil {
+		return nil, err
 	}
-	return f, body, nil
-}
-
-// reader takes values from the front of b; once it fails it stays failed and
-// returns zeros.
-type reader struct {
-	b      []byte
-	failed bool
-}
-
-func (r *reader) fail() { r.b, r.failed = nil, true }
-
-func (r *reader) u64() uint64 {
-	if len(r.b) < 8 {
-		r.fail()
-		return 0
+	if n > 0 {
+		m.params(c, nil)
+		f.Entries = make([]Entry, 0, min(n, 64+8*len(b)))
 	}
-	v := binary.LittleEndian.Uint64(r.b)
-	r.b = r.b[8:]
-	return v
-}
-
-func (r *reader) u8() byte {
-	if len(r.b) < 1 {
-		r.fail()
-		return 0
-	}
-	v := r.b[0]
-	r.b = r.b[1:]
-	return v
-}
-
-func (r *reader) uvarint() uint64 {
-	v, n := binary.Uvarint(r.b)
-	if n <= 0 {
-		r.fail()
-		return 0
-	}
-	r.b = r.b[n:]
-	return v
-}
-
-func (r *reader) varint() int64 {
-	v, n := binary.Varint(r.b)
-	if n <= 0 {
-		r.fail()
-		return 0
-	}
-	r.b = r.b[n:]
-	return v
-}
-
-func (r *reader) bytes() []byte {
-	n := r.uvarint()
-	if n > uint64(len(r.b)) {
-		r.fail()
-		return nil
-	}
-	v := r.b[:n:n]
-	r.b = r.b[n:]
-	return v
-}
-
-// count reads a number of items that take at least minBytes each.
-func (r *reader) count(minBytes int) int {
-	n := r.uvarint()
-	if n > MaxPoints || n > uint64(len(r.b)/minBytes) {
-		r.fail()
-		return 0
-	}
-	return int(n)
-}
-
-// pick reads a number that must lie below n.
-func (r *reader) pick(n int) int {
-	v := r.uvarint()
-	if v >= uint64(n) {
-		r.fail()
-		return 0
-	}
-	return int(v)
-}
-
-func (r *reader) strings() []string {
-	list := make([]string, r.count(1))
-	for i := range list {
-		list[i] = string(r.bytes())
-	}
-	return list
-}
-
-func (f *Frame) decodeBody(r *reader, author string) error {
-	placed := f.Kind != Log
-	series := make([]point.Series, r.count(4))
-	for i := range series {
-		var s point.Series
-		if r.u8() == 1 {
-			s.Up = string(r.bytes())
+	for range n {
+		var e Entry
+		if m.entry(c, &e, f.Kind != Log); c.failed {
+			return nil, damaged("entries")
 		}
-		s.Node, s.Type, s.Key = string(r.bytes()), string(r.bytes()), string(r.bytes())
-		series[i] = s
+		f.Entries = append(f.Entries, e)
 	}
-	origins := r.strings()
-	var authors []string
-	var epochs []Epoch
-	if placed {
-		authors = r.strings()
-		epochs = make([]Epoch, r.count(8))
-		for i := range epochs {
-			epochs[i] = Epoch(r.u64())
+	if c.failed || !c.spent() {
+		return nil, damaged("body")
+	}
+	if err := f.number(author); err != nil {
+		return nil, err
+	}
+	if implied {
+		f.Sum = sumOver(f.Base, f.Entries)
+	}
+	if before != nil {
+		return f, f.verify(b, before)
+	}
+	return f, nil
+}
+
+// headed tells whether a header that was read is possible.
+func headed(c *coder, f *Frame, n int) error {
+	if n > MaxPoints || f.Kind != Heads && f.Points() > MaxPoints {
+		return fmt.Errorf("%w: %d points", ErrTooLarge, max(uint64(n), f.Points()))
+	}
+	if c.failed {
+		return damaged("header")
+	}
+	return nil
+}
+
+// begin makes a model ready for the next frame.
+func (m *model) begin() { m.body = 0 }
+
+// header codes what a frame says about itself. It returns the number of
+// entries, and whether the checksum at the end is to be computed.
+func (m *model) header(c *coder, f *Frame, before *past, explicit bool) (n int, implied bool) {
+	h := &m.p.header
+	fresh := m.now == 0
+	middle := 14
+	if fresh {
+		middle = 41
+	}
+	const ms = 1_000_000
+	if c.flag(&m.p.nowWhole, f.Now%ms == 0) {
+		f.Now = (m.now/ms + uint64(h.signed(c, int64(f.Now/ms-m.now/ms), middle))) * ms
+	} else {
+		f.Now = c.u64(f.Now)
+	}
+	if m.now = f.Now; m.time == 0 {
+		m.time = f.Now
+	}
+	count := func(v uint64) uint64 { return m.p.count.unsigned(c, v, 6) }
+	n = len(f.Entries)
+	if f.Kind == Heads {
+		return int(min(count(uint64(n)), MaxPoints+1)), false
+	}
+	at := Position{Cursor{f.Epoch, f.Prev}, f.Base}
+	if before != nil && c.flag(&m.p.continues, at == before.end) {
+		at = before.end
+	} else {
+		at.Epoch, at.Seq, at.Sum = Epoch(c.u64(uint64(at.Epoch))), count(at.Seq), c.u64(at.Sum)
+	}
+	gap, points := count(f.Gap()), count(f.Points())
+	f.Epoch, f.Prev, f.Base = at.Epoch, at.Seq, at.Sum
+	f.First = f.Prev + gap + 1
+	f.Last = f.First + points - 1
+	if f.First <= f.Prev || f.Last+1 < f.First {
+		c.fail()
+	}
+	if f.Kind == Relay {
+		f.Covers.Edge = m.covers.Edge + uint64(h.signed(c, int64(f.Covers.Edge-m.covers.Edge), 2))
+		f.Covers.Hub = m.covers.Hub + uint64(h.signed(c, int64(f.Covers.Hub-m.covers.Hub), 2))
+		m.covers = f.Covers
+	}
+	if c.flag(&m.p.before, f.Before != Position{}) {
+		f.Before = Position{Cursor{Epoch(c.u64(uint64(f.Before.Epoch))), count(f.Before.Seq)}, c.u64(f.Before.Sum)}
+	}
+	if c.flag(&m.p.again, f.Again != Cursor{}) {
+		f.Again = Cursor{Epoch(c.u64(uint64(f.Again.Epoch))), count(f.Again.Seq)}
+	}
+	if implied = c.flag(&m.p.implied, before != nil && !explicit); !implied {
+		f.Sum = c.u64(f.Sum)
+	}
+	return m.aside(c, f, points), implied && before != nil
+}
+
+// aside codes the points set aside and returns how many are left.
+func (m *model) aside(c *coder, f *Frame, points uint64) int {
+	if c.flag(&m.p.whole, len(f.Aside) == 0) {
+		return int(min(points, MaxPoints+1))
+	}
+	n := m.p.count.unsigned(c, uint64(len(f.Aside)), 2)
+	if n > min(points, MaxPoints) {
+		c.fail()
+		return 0
+	}
+	last := f.First - 1
+	for i := range int(n) {
+		var a Aside
+		if !c.decoding {
+			a = f.Aside[i]
 		}
-	}
-	n := r.count(4)
-	if r.failed {
-		return damaged("tables")
-	}
-	f.Entries = make([]Entry, n)
-	if n == 0 {
-		f.Entries = nil
-	}
-	for i := range f.Entries {
-		if k := r.pick(len(series)); !r.failed {
-			f.Entries[i].Series = series[k]
+		a.Seq = last + m.p.count.unsigned(c, a.Seq-last, 1)
+		a.Reason = Reason(c.tree(m.p.reason[:], 8, uint(a.Reason)))
+		if last = a.Seq; c.decoding {
+			f.Aside = append(f.Aside, a)
+		}
+		if c.failed {
+			return 0
 		}
 	}
-	var last uint64
-	for i := range f.Entries {
-		last += uint64(r.varint())
-		f.Entries[i].Time = last
-	}
-	f.decodeKinds(r, origins)
-	for i := range f.Entries {
-		f.Entries[i].Data = r.bytes()
-	}
-	if placed {
-		f.decodePlaces(r, authors, epochs)
-	}
-	f.Aside = make([]Aside, r.count(2))
-	last = f.First - 1
-	for i := range f.Aside {
-		last += r.uvarint()
-		f.Aside[i] = Aside{last, Reason(r.u8())}
-	}
-	if len(f.Aside) == 0 {
-		f.Aside = nil
-	}
-	if r.failed || len(r.b) > 0 {
-		return damaged("body")
-	}
-	return f.number(author)
+	return int(min(points-n, MaxPoints+1))
 }
 
-func (f *Frame) decodeKinds(r *reader, origins []string) {
-	if len(r.b) < len(f.Entries) {
-		r.fail()
+// params codes the unit and the period of the times of a frame.
+func (m *model) params(c *coder, entries []Entry) {
+	unit, period := m.unit, m.period
+	if !c.decoding {
+		unit = unitOf(entries)
+		period = m.periodOf(entries, unit)
+	}
+	if c.flag(&m.p.params, unit == m.unit && period == m.period) {
+		if m.unit == 0 {
+			c.fail()
+			m.unit = 1
+		}
 		return
 	}
-	kinds := r.b[:len(f.Entries)]
-	r.b = r.b[len(f.Entries):]
-	for i, k := range kinds {
-		f.Entries[i].DataType = point.DataType(k & 15)
-		f.Entries[i].More = k&kindMore != 0
-		if k&kindTombstone != 0 {
-			f.Entries[i].Tombstone = r.u8()
-		}
+	zeros := c.plain(uint64(digits(unit)), 4)
+	m.unit = 1
+	for range zeros {
+		m.unit *= 10
 	}
-	for i, k := range kinds {
-		if k&kindOrigin != 0 {
-			if o := r.pick(len(origins)); !r.failed {
-				f.Entries[i].Origin = origins[o]
-			}
-		}
-	}
-	for i, k := range kinds {
-		if k&kindLongType != 0 {
-			f.Entries[i].DataType = point.DataType(r.u8())
-		}
+	m.period = m.p.header.unsigned(c, period/m.unit, 10) * m.unit
+	if m.period > maxPeriod {
+		c.fail()
+		m.period = 0
 	}
 }
 
-func (f *Frame) decodePlaces(r *reader, authors []string, epochs []Epoch) {
-	for i := range f.Entries {
-		if k := r.pick(len(authors)); !r.failed {
-			f.Entries[i].Author = authors[k]
+const (
+	maxUnit   = 1_000_000_000 // ns
+	maxPeriod = 1 << 52       // ns, 52 days
+)
+
+func digits(unit uint64) (n int) {
+	for ; unit > 1; unit /= 10 {
+		n++
+	}
+	return n
+}
+
+// unitOf returns the largest power of ten, up to a second, that all times are
+// multiples of.
+func unitOf(entries []Entry) uint64 {
+	unit := uint64(maxUnit)
+	for i := range entries {
+		for entries[i].Time%unit != 0 {
+			unit /= 10
 		}
 	}
-	for i := range f.Entries {
-		if k := r.pick(len(epochs)); !r.failed {
-			f.Entries[i].At.Epoch = epochs[k]
+	return unit
+}
+
+// periodOf guesses at which period the series of a frame are sampled, 0 for
+// none: the one of a few candidates that leaves the least to say about a
+// series that comes often.
+func (m *model) periodOf(entries []Entry, unit uint64) uint64 {
+	var times []uint64
+	for _, i := range []int{0, len(entries) / 2, len(entries) - 1} {
+		if t := m.timesOf(entries, entries[i].Series); len(t) > len(times) {
+			times = t
 		}
 	}
-	var last uint64
-	for i := range f.Entries {
-		last += uint64(r.varint())
-		f.Entries[i].At.Seq = last
+	if len(times) < 2 {
+		return m.period
 	}
+	span := times[len(times)-1] - times[0]
+	mean := (span/uint64(len(times)-1) + unit/2) / unit * unit
+	best, least := uint64(0), cost(times, 0, unit)
+	for _, p := range []uint64{m.period, mean, round(mean, 100), round(mean, 10)} {
+		if p == 0 || p%unit != 0 || p > maxPeriod {
+			continue
+		}
+		if n := cost(times, p, unit); n < least {
+			best, least = p, n
+		}
+	}
+	return best
+}
+
+// round returns v with as many leading digits as limit has zeros.
+func round(v, limit uint64) uint64 {
+	unit := uint64(1)
+	for v/unit >= limit {
+		unit *= 10
+	}
+	return (v + unit/2) / unit * unit
+}
+
+// timesOf returns up to 64 times of a series, with the last one before.
+func (m *model) timesOf(entries []Entry, s point.Series) (times []uint64) {
+	if t := m.index[s]; t != nil {
+		times = append(times, t.time)
+	}
+	for i := range entries {
+		if entries[i].Series == s && len(times) < 64 {
+			times = append(times, entries[i].Time)
+		}
+	}
+	return times
+}
+
+// cost is about how many bits the times of a series take with a period.
+func cost(times []uint64, period, unit uint64) int {
+	t := track{time: times[0], even: times[0], count: 1, seen: true}
+	n := 0
+	for i, time := range times[1:] {
+		due := t.time + uint64(t.step)
+		if period > 0 {
+			steps := t.steps(time, period)
+			if steps != t.step && i > 0 {
+				n += 6
+			}
+			t.step = steps
+			due = t.even + uint64(steps)*period
+		} else if i > 0 {
+			t.step = int64(time - t.time)
+		}
+		n += bits.Len64(abs(int64(time-due)) / unit)
+		t.arrived(time, period)
+	}
+	return n
 }
 
 // number gives the entries of a log frame their sequence numbers and checks

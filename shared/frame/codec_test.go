@@ -141,10 +141,13 @@ func goldenFrames() map[string]*frame.Frame {
 	}
 }
 
-// packedGoldens have a body that zstd makes smaller.
+// packedGoldens have a body of version 1 that zstd makes smaller.
 var packedGoldens = map[string]bool{"packed": true, "types": true}
 
-func goldenFile(name string) string { return filepath.Join("testdata", "v1_"+name+".golden") }
+// versions are the encoders of all versions, by the prefix of their goldens.
+var versions = map[string]func(*frame.Frame) []byte{"v1_": frame.EncodeV1, "v2_": (*frame.Frame).Encode}
+
+func goldenFile(name string) string { return filepath.Join("testdata", name+".golden") }
 
 func readGolden(t testing.TB, name string) []byte {
 	t.Helper()
@@ -173,43 +176,38 @@ func writeGolden(t testing.TB, name string, b []byte) {
 }
 
 func TestGolden(t *testing.T) {
-	for name, f := range goldenFrames() {
-		t.Run(name, func(t *testing.T) {
-			enc := f.Encode()
-			if *update {
-				writeGolden(t, name, enc)
-			}
-			golden := readGolden(t, name)
-			got, err := frame.Decode(golden, author)
-			if err != nil {
-				t.Fatalf("decode golden: %v", err)
-			}
-			if d := diff(got, f); d != "" {
-				t.Errorf("decode golden: %s", d)
-			}
-			if packed := golden[2]&1 != 0; packed != packedGoldens[name] {
-				t.Errorf("golden is packed: got %v, want %v", packed, packedGoldens[name])
-			} else if packed {
+	for version, encode := range versions {
+		for name, f := range goldenFrames() {
+			t.Run(version+name, func(t *testing.T) {
+				enc := encode(f)
+				if *update && version != "v1_" {
+					writeGolden(t, version+name, enc)
+				}
+				golden := readGolden(t, version+name)
+				for what, b := range map[string][]byte{"golden": golden, "own encoding": enc} {
+					got, err := frame.Decode(b, author)
+					if err != nil {
+						t.Fatalf("decode %s: %v", what, err)
+					}
+					if d := diff(got, f); d != "" {
+						t.Errorf("decode %s: %s", what, d)
+					}
+				}
 				// Another release of the zstd package may pack otherwise: what
 				// it packs has to stay the same.
-				if got, err = frame.Decode(enc, author); err != nil {
-					t.Fatalf("decode own encoding: %v", err)
+				if packed := version == "v1_" && packedGoldens[name]; !packed && !bytes.Equal(enc, golden) {
+					t.Errorf("encoding: got %x, want %x", enc, golden)
 				}
-				if d := diff(got, f); d != "" {
-					t.Errorf("decode own encoding: %s", d)
-				}
-			} else if !bytes.Equal(enc, golden) {
-				t.Errorf("encoding: got %x, want %x", enc, golden)
-			}
-			checkHeader(t, golden, f)
-		})
+				checkHeader(t, golden, f)
+			})
+		}
 	}
-	files, err := filepath.Glob("testdata/v1_*.golden")
+	files, err := filepath.Glob("testdata/v*.golden")
 	if err != nil {
 		t.Fatal(err)
 	}
-	if len(files) != len(goldenFrames()) {
-		t.Errorf("got %d golden files, want one for each of the %d frames", len(files), len(goldenFrames()))
+	if want := len(versions) * len(goldenFrames()); len(files) != want {
+		t.Errorf("got %d golden files, want one for each of the %d frames and versions", len(files), want)
 	}
 }
 
@@ -228,7 +226,8 @@ func checkHeader(t *testing.T, b []byte, f *frame.Frame) {
 	}
 }
 
-// TestLayout is FORMAT.md written out by hand for one frame of each envelope.
+// TestLayout is version 1 of FORMAT.md written out by hand for one frame of
+// each envelope.
 func TestLayout(t *testing.T) {
 	le64 := func(v uint64) string { return string(binary.LittleEndian.AppendUint64(nil, v)) }
 	seal := func(parts ...string) []byte {
@@ -260,12 +259,12 @@ func TestLayout(t *testing.T) {
 	want := seal("\x01\x02\x06", le64(1), le64(uint64(epoch2)), "\x04", "\x02", "\x03", le64(2), le64(3),
 		le64(uint64(epoch1)), "\xac\x02", le64(4), "\x05\xc8\x01", le64(uint64(epoch1)), "\x06",
 		string(binary.AppendUvarint(nil, uint64(len(body)))), body)
-	if got := relay.Encode(); !bytes.Equal(got, want) {
+	if got := frame.EncodeV1(&relay); !bytes.Equal(got, want) {
 		t.Errorf("relay frame:\ngot  %x\nwant %x", got, want)
 	}
 	heads := frame.Frame{Kind: frame.Heads, Now: 1}
 	want = seal("\x01\x03\x00", le64(1), "\x06", "\x00\x00\x00\x00\x00\x00")
-	if got := heads.Encode(); !bytes.Equal(got, want) {
+	if got := frame.EncodeV1(&heads); !bytes.Equal(got, want) {
 		t.Errorf("heads frame:\ngot  %x\nwant %x", got, want)
 	}
 }
@@ -274,21 +273,89 @@ func TestRoundTrip(t *testing.T) {
 	r := newRand(t)
 	for range 3000 {
 		f := randomFrame(r)
-		b := f.Encode()
-		got, err := frame.Decode(b, author)
-		if err != nil {
-			t.Fatalf("decode: %v", err)
+		for version, encode := range versions {
+			b := encode(f)
+			got, err := frame.Decode(b, author)
+			if err != nil {
+				t.Fatalf("%s: decode: %v", version, err)
+			}
+			if d := diff(got, f); d != "" {
+				t.Fatalf("%s: decode: %s", version, d)
+			}
+			checkHeader(t, b, f)
+			if again := encode(got); !bytes.Equal(again, b) {
+				t.Fatalf("%s: encoded again: got %x, want %x", version, again, b)
+			}
+			if f.Kind != frame.Heads && !got.Verify() {
+				t.Fatalf("%s: the running checksum does not match after decoding", version)
+			}
 		}
-		if d := diff(got, f); d != "" {
-			t.Fatalf("decode: %s", d)
+	}
+}
+
+// TestSession sends frames of all kinds through a session, some of which
+// continue the one before, and resets it as a link does.
+func TestSession(t *testing.T) {
+	r := newRand(t)
+	for range 200 {
+		var out, in frame.Session
+		var at frame.Position
+		for n := range 30 {
+			f := randomFrame(r)
+			if f.Kind != frame.Heads && r.IntN(3) > 0 { // as a log does
+				f.Epoch, f.Prev, f.First, f.Base = at.Epoch, at.Seq, at.Seq+1, at.Sum
+				f.Before, f.Aside = frame.Position{}, nil
+				f.Seal()
+				for i := range f.Entries {
+					if f.Kind == frame.Log {
+						f.Entries[i].At = frame.Cursor{Epoch: f.Epoch, Seq: f.First + uint64(i)}
+					}
+				}
+				if k := len(f.Entries); k > 0 {
+					f.Entries[k-1].More = false
+				}
+			}
+			if r.IntN(10) == 0 {
+				out.Reset()
+			}
+			b := out.Encode(f, frame.Version)
+			if r.IntN(10) == 0 { // lost on the way
+				if n%2 == 0 {
+					in.Reset()
+				}
+				if _, err := in.Decode(out.Encode(f, frame.Version), author); err == nil {
+					t.Fatal("a frame after one that was lost was read")
+				}
+				out.Reset()
+				b = out.Encode(f, frame.Version)
+			}
+			got, err := in.Decode(b, author)
+			if err != nil {
+				t.Fatalf("frame %d: %v", n, err)
+			}
+			if d := diff(got, f); d != "" {
+				t.Fatalf("frame %d: %s", n, d)
+			}
+			if f.Kind != frame.Heads {
+				at = f.End()
+			}
 		}
-		checkHeader(t, b, f)
-		if again := got.Encode(); !bytes.Equal(again, b) {
-			t.Fatalf("encoded again: got %x, want %x", again, b)
-		}
-		if f.Kind != frame.Heads && !got.Verify() {
-			t.Fatalf("the running checksum does not match after decoding")
-		}
+	}
+}
+
+// TestSessionVersion: to an end that reads version 1 only, version 1 goes.
+func TestSessionVersion(t *testing.T) {
+	var s frame.Session
+	f := goldenFrames()["log"]
+	if b := s.Encode(f, 1); !bytes.Equal(b, frame.EncodeV1(f)) {
+		t.Errorf("version 1: got %x", b)
+	}
+	b := s.Encode(f, frame.Version)
+	if _, err := frame.Decode(b, author); !errors.Is(err, frame.ErrSession) {
+		t.Errorf("a frame of a session read alone: got %v, want ErrSession", err)
+	}
+	if _, err := frame.DecodeHeader(b); !errors.Is(err, frame.ErrSession) {
+		t.Errorf("the header of one: got %v, want ErrSession", err)
 	}
 }
 
@@ -313,12 +380,12 @@ func TestDamage(t *testing.T) {
 		_, err := frame.Decode(b, author)
 		_, headErr := frame.DecodeHeader(b)
 		for _, err := range []error{err, headErr} {
-			if !errors.Is(err, frame.ErrDamaged) && !errors.Is(err, frame.ErrVersion) {
-				t.Errorf("%s: got error %v, want ErrDamaged or ErrVersion", what, err)
+			if !errors.Is(err, frame.ErrDamaged) && !errors.Is(err, frame.ErrVersion) && !errors.Is(err, frame.ErrSession) {
+				t.Errorf("%s: got error %v, want ErrDamaged, ErrVersion or ErrSession", what, err)
 			}
 		}
 	}
-	for name := range goldenFrames() {
+	for name := range bothGoldens() {
 		whole := readGolden(t, name)
 		for i := range whole {
 			for bit := range 8 {
@@ -335,9 +402,20 @@ func TestDamage(t *testing.T) {
 	refused("nothing", nil)
 }
 
+// bothGoldens are the names of the goldens of all versions.
+func bothGoldens() map[string]bool {
+	names := map[string]bool{}
+	for version := range versions {
+		for name := range goldenFrames() {
+			names[version+name] = true
+		}
+	}
+	return names
+}
+
 func TestVersion(t *testing.T) {
-	b := readGolden(t, "log")
-	for _, version := range []byte{0, 2, 255} {
+	b := readGolden(t, "v2_log")
+	for _, version := range []byte{0, 3, 255} {
 		b[0] = version
 		if _, err := frame.Decode(b, author); !errors.Is(err, frame.ErrVersion) {
 			t.Errorf("version %d: got %v, want ErrVersion", version, err)
@@ -356,7 +434,7 @@ func TestReasons(t *testing.T) {
 // FuzzDecode reads arbitrary bytes, as they are and with the checksum put
 // right, since no change gets past it otherwise.
 func FuzzDecode(f *testing.F) {
-	for name := range goldenFrames() {
+	for name := range bothGoldens() {
 		f.Add(readGolden(f, name))
 	}
 	for _, l := range lies() {
@@ -371,9 +449,17 @@ func FuzzDecode(f *testing.F) {
 }
 
 func fuzzOne(t *testing.T, b []byte) {
+	var s frame.Session
+	if f, err := s.Decode(b, author); err == nil {
+		_, _ = s.Decode(b, author)
+		_ = f.Encode()
+	}
 	f, err := frame.Decode(b, author)
 	head, headErr := frame.DecodeHeader(b)
 	if err != nil {
+		if errors.Is(err, frame.ErrSession) {
+			return
+		}
 		if !errors.Is(err, frame.ErrDamaged) && !errors.Is(err, frame.ErrVersion) && !errors.Is(err, frame.ErrTooLarge) {
 			t.Fatalf("got error %v, want one of this package", err)
 		}
