@@ -33,15 +33,6 @@ const (
 	// snapshotEvery is how often state is written besides at a stop; it costs
 	// flash, and bounds how much of the logs a start after a crash reads.
 	snapshotEvery = 10 * time.Minute
-	// commitEvery follows the flush interval of the plan `wired`: where the
-	// link sends every second, waiting longer for the disk gains nothing.
-	commitEvery = time.Second
-)
-
-// Settings of the agent that the hub may write to the gateway's node.
-const (
-	settingPlan   = point.TypePlan
-	settingCommit = "commitInterval" // seconds
 )
 
 // agent is a running agent:
@@ -167,13 +158,9 @@ func (a *agent) startBus(ctx context.Context) error {
 		meta.Acked = nil
 	}
 	a.meta = meta
-	every := a.cfg.CommitEvery
-	if every == 0 {
-		every = commitEvery
-	}
 	a.out, err = journal.Open(ctx, journal.Config{
 		Store: a.edgeStore(), Author: a.id.ID(), Clean: a.dir.Clean,
-		Every: every, Now: a.clock.Now, Log: a.log.With().Str("component", "log").Logger(),
+		Now: a.clock.Now, Log: a.log.With().Str("component", "log").Logger(),
 		Notify: func(c journal.Committed) {
 			if a.bus == nil {
 				return // an unfinished repeat goes on while the log opens; Replay reads it
@@ -199,16 +186,14 @@ func (a *agent) startBus(ctx context.Context) error {
 		History: func() []history.Source {
 			return []history.Source{{Store: a.edgeStore(), Author: a.self}, {Store: a.downStore(), Author: hub}}
 		},
-		Status:  a.status,
-		OnMerge: func(e *frame.Entry) { a.settings.Changed(e) },
-		Logger:  a.log.With().Str("component", "bus").Logger(),
-	})
-	a.settings = settings.New(settings.Config{
-		Node: a.id.ID(), Instance: a.bus, Log: a.log.With().Str("component", "settings").Logger(),
-		Settings: map[string]settings.Setting{
-			settingPlan:   settings.OneOf([]string{"wired", "lte", "catm"}, func(string) {}), // plans differ once the link has classes
-			settingCommit: settings.Seconds(0.1, 60, a.out.SetEvery),
+		Status: a.status,
+		OnMerge: func(e *frame.Entry) {
+			if a.uplink != nil { // not while the logs are replayed
+				a.settings.Changed(e)
+				a.uplink.Changed(e)
+			}
 		},
+		Logger: a.log.With().Str("component", "bus").Logger(),
 	})
 	if err := a.bus.Replay(ctx, subject.StreamEdge, a.edgeStore(), meta.Streams[subject.StreamEdge], a.self); err != nil {
 		return err
@@ -227,7 +212,12 @@ func (a *agent) startUplink(ctx context.Context) error {
 	}
 	a.uplink = uplink.New(uplink.Config{
 		ID: a.id.ID(), Leaf: a.nats, Conn: a.conns[leaf.UPLINK], Instance: a.bus, Out: a.out, In: in,
-		Acked: a.meta.Acked[a.id.ID()], Clock: &a.clock, Save: a.save, Log: a.log,
+		Acked: a.meta.Acked[a.id.ID()], Usage: a.meta.Usage, Commit: a.cfg.CommitEvery, Bytes: a.nats.LeafBytes,
+		Clock: &a.clock, Save: a.save, Log: a.log,
+	})
+	a.settings = settings.New(settings.Config{
+		Node: a.id.ID(), Instance: a.bus, Settings: a.uplink.Settings(),
+		Log: a.log.With().Str("component", "settings").Logger(),
 	})
 	return nil
 }
@@ -237,6 +227,7 @@ func (a *agent) save() error {
 	return a.bus.Save(a.dir.Path, func(m *bus.Meta) {
 		m.Session = a.id.Nonce()
 		m.Acked = map[string]frame.Position{a.id.ID(): a.uplink.Acked()}
+		m.Usage = a.uplink.Usage()
 	})
 }
 
@@ -274,7 +265,8 @@ func (a *agent) status(s *api.Status) {
 		s.Link = st.Halted
 	}
 	s.BacklogPoints = a.out.Lag(st.Acked)
-	s.TxBytes, s.RxBytes = a.nats.LeafBytes()
+	s.TxBytes, s.RxBytes, s.MonthBytes, s.MonthForecast = a.uplink.Bytes()
+	s.Rate, s.RoundTrip = st.Rate, st.RoundTrip.Milliseconds()
 	ctx, cancel := context.WithTimeout(context.Background(), time.Second)
 	defer cancel()
 	for _, stream := range []jetstream.Stream{a.edge, a.down} {

@@ -110,6 +110,7 @@ func (d deviceShow) Run(ctx context.Context, out *cli.Out) error {
 			{"state", device.State},
 			{"online", onlineText(device)},
 			{"link", device.Link},
+			{"this month", cli.MonthText(device.Month, device.Forecast)},
 			{"behind", fmt.Sprintf("%d points", device.LagPoints)},
 		}
 		for reason, n := range device.Aside {

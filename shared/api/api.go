@@ -271,6 +271,10 @@ type Status struct {
 	Listen        string         `json:"listen"`
 	Link          string         `json:"link,omitempty"` // what the link is doing, or why it stopped
 	LossWindow    string         `json:"lossWindow,omitempty"`
+	MonthBytes    uint64         `json:"monthBytes,omitempty"`    // of the line, both ways, this month
+	MonthForecast uint64         `json:"monthForecast,omitempty"` // of the whole month at that rate
+	Rate          int            `json:"rate,omitempty"`          // of the line as measured, bytes a second
+	RoundTrip     int64          `json:"roundTrip,omitempty"`     // ms
 	Counters      map[string]int `json:"counters,omitempty"`
 }
 
@@ -310,6 +314,8 @@ type Device struct {
 	Online    bool           `json:"online"`
 	LastSeen  string         `json:"lastSeen,omitempty"`
 	LagPoints uint64         `json:"lagPoints"`
-	Aside     map[string]int `json:"aside,omitempty"` // points set aside, by reason
-	Link      string         `json:"link,omitempty"`  // what the link says, e.g. a clone
+	Month     uint64         `json:"monthBytes,omitempty"`    // as the gateway reported last
+	Forecast  uint64         `json:"monthForecast,omitempty"` // of the whole month at that rate
+	Aside     map[string]int `json:"aside,omitempty"`         // points set aside, by reason
+	Link      string         `json:"link,omitempty"`          // what the link says, e.g. a clone
 }

@@ -51,8 +51,8 @@ type Config struct {
 	History func() []history.Source
 	// Status fills in what q.status tells.
 	Status func(*api.Status)
-	// OnMerge is called, with the instance locked, for each point of another
-	// author that became state. It must not block and not call the instance.
+	// OnMerge is called, with the instance locked, for each point that became
+	// state. It must not block and not call the instance.
 	OnMerge func(*frame.Entry)
 	Logger  zerolog.Logger // silent by default
 }
@@ -123,7 +123,7 @@ func (b *Instance) merge(entries []frame.Entry) {
 	}
 	for _, i := range won {
 		b.broadcast(&entries[i].Point)
-		if b.cfg.OnMerge != nil && entries[i].Author != b.cfg.Author {
+		if b.cfg.OnMerge != nil {
 			b.cfg.OnMerge(&entries[i])
 		}
 	}
@@ -384,6 +384,18 @@ func (b *Instance) Count(name string, n int) {
 func (b *Instance) HeadsBelow(ctx context.Context, nodes ...string) ([]frame.Entry, error) {
 	list := b.headsBelow(nodes)
 	return list, b.cfg.Log.Commit(ctx)
+}
+
+// HeadsOf returns copies of the winners of some series, likewise durable.
+func (b *Instance) HeadsOf(ctx context.Context, list []point.Series) (heads []frame.Entry, err error) {
+	b.View(func(s *state.State, _ *tree.Tree) {
+		for _, series := range list {
+			if h := s.Get(series); h != nil {
+				heads = append(heads, *h)
+			}
+		}
+	})
+	return heads, b.cfg.Log.Commit(ctx)
 }
 
 func (b *Instance) headsBelow(nodes []string) []frame.Entry {

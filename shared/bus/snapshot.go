@@ -26,6 +26,7 @@ type Meta struct {
 	Acked   map[string]frame.Position `json:"acked,omitempty"` // ends of own logs at the other ends
 	Heads   map[string][]string       `json:"heads,omitempty"` // nodes whose heads a gateway still lacks
 	Views   map[string]uint64         `json:"views,omitempty"` // stream sequences that views have done
+	Usage   map[string]uint64         `json:"usage,omitempty"` // bytes of the gateway's line
 	Session string                    `json:"session,omitempty"`
 }
 

@@ -25,6 +25,8 @@ func statusRows(s *api.Status) [][]string {
 		{"backlog", fmt.Sprintf("%d points", s.BacklogPoints)},
 		{"sent", sizeText(s.TxBytes)},
 		{"received", sizeText(s.RxBytes)},
+		{"this month", MonthText(s.MonthBytes, s.MonthForecast)},
+		{"line", lineText(s)},
 		{"store", sizeText(s.StoreBytes)},
 		{"at risk", s.LossWindow},
 	}
@@ -32,6 +34,19 @@ func statusRows(s *api.Status) [][]string {
 		rows = append(rows, []string{name, strconv.Itoa(s.Counters[name])})
 	}
 	return rows
+}
+
+// MonthText tells what a line has carried this month, both ways, and what it
+// will have.
+func MonthText(used, forecast uint64) string {
+	return fmt.Sprintf("%s, %s by the end of it", sizeText(used), sizeText(forecast))
+}
+
+func lineText(s *api.Status) string {
+	if s.Rate == 0 {
+		return "not measured yet"
+	}
+	return fmt.Sprintf("%.0f kbit/s, %d ms there and back", float64(s.Rate)*8/1000, s.RoundTrip)
 }
 
 // sizeText returns a number of bytes in its largest unit.

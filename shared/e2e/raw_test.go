@@ -33,11 +33,12 @@ type rawGateway struct {
 	nc    *nats.Conn
 	ahead time.Duration // of its clock
 
-	hellos chan link.Hello
-	acks   chan link.Ack
-	conn   uint64
-	number uint32
-	tail   frame.Position // end of its log at the hub
+	hellos  chan link.Hello
+	acks    chan link.Ack
+	conn    uint32
+	session frame.Session // of what the hub sends
+	number  uint32
+	tail    frame.Position // end of its log at the hub
 
 	mu    sync.Mutex
 	in    frame.Position // end of the hub's log here
@@ -138,7 +139,7 @@ func (r *rawGateway) receive(m *nats.Msg) {
 			r.acks <- a
 		}
 	case subject.ToGateway(r.id, subject.Frame):
-		q, err := link.DecodeParcel(m.Data, state.Hub)
+		q, err := link.DecodeParcel(m.Data, &r.session, r.conn, state.Hub)
 		if err != nil || q.Frame == nil {
 			return
 		}
@@ -165,7 +166,7 @@ func (r *rawGateway) get(s point.Series) *frame.Entry {
 // hello opens a session.
 func (r *rawGateway) hello() link.Hello {
 	r.t.Helper()
-	r.conn, r.number = rand.Uint64()|1, 0
+	r.conn, r.number = rand.Uint32()|1, 0
 	var answer link.Hello
 	again := time.NewTicker(time.Second)
 	defer again.Stop()
@@ -226,7 +227,7 @@ func (r *rawGateway) frame(points ...point.Point) *frame.Frame {
 func (r *rawGateway) parcel(f *frame.Frame) []byte {
 	r.number++
 	q := link.Parcel{Conn: r.conn, Number: r.number, Frame: f}
-	return q.Encode()
+	return q.Encode(&frame.Session{}, frame.Version)
 }
 
 // send sends a frame and returns the hub's answer to it.
@@ -234,6 +235,9 @@ func (r *rawGateway) send(f *frame.Frame) link.Ack {
 	r.t.Helper()
 	r.publish(subject.FromGateway(r.id, subject.Frame), r.parcel(f))
 	ack := r.ack()
+	if ack.Done {
+		ack.Cursor = f.End()
+	}
 	if ack.Code == link.OK && ack.Cursor == f.End() {
 		r.tail = ack.Cursor
 	}

@@ -187,13 +187,13 @@ func (l *Log) attach(f *frame.Frame, pos frame.Position) (*frame.Frame, error) {
 // grow merges the frames behind f into it while they fit, and remembers where
 // it stopped.
 func (l *Log) grow(ctx context.Context, f *frame.Frame, seq uint64, limit int) (*frame.Frame, error) {
-	size := estimate(f)
 	if t := f.Truncate(limit); t != f {
 		return t, nil // the next call finds the rest by position
 	}
 	l.mu.Lock()
 	end := l.stream
 	l.mu.Unlock()
+	from, size, values := seq, 0, valueBytes(f)
 	for seq < end {
 		m, err := l.cfg.Store.Next(ctx, seq+1)
 		if errors.Is(err, ErrEmpty) {
@@ -206,14 +206,18 @@ func (l *Log) grow(ctx context.Context, f *frame.Frame, seq uint64, limit int) (
 		if err != nil {
 			return nil, fmt.Errorf("message %d: %w", m.Seq, err)
 		}
-		if size += estimate(g); size > maxFrameBytes || len(f.Entries)+len(g.Entries) > limit {
+		if values += valueBytes(g); values > maxValueBytes || len(f.Entries)+len(g.Entries) > limit {
 			break
 		}
+		size += len(m.Data)
 		merged, err := f.Merge(g)
 		if err != nil {
 			break // another epoch begins
 		}
 		f, seq = merged, m.Seq
+	}
+	if seq > from && size > maxFrameBytes/2 && len(f.Encode()) > maxFrameBytes { // many names
+		return f.Truncate(len(f.Entries) / 2), nil
 	}
 	l.mu.Lock()
 	l.hint = place{f.End(), seq + 1}
@@ -221,10 +225,10 @@ func (l *Log) grow(ctx context.Context, f *frame.Frame, seq uint64, limit int) (
 	return f, nil
 }
 
-func estimate(f *frame.Frame) int {
+func valueBytes(f *frame.Frame) int {
 	n := 0
 	for i := range f.Entries {
-		n += len(f.Entries[i].Data) + len(f.Entries[i].Origin) + pointOverhead
+		n += len(f.Entries[i].Data) + len(f.Entries[i].Origin)
 	}
 	return n
 }

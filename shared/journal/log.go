@@ -28,8 +28,8 @@ import (
 // Limits of one frame, so that it fits the 256 KB payload of a link.
 const (
 	maxFramePoints = 10_000
-	maxFrameBytes  = 128 << 10 // estimate before compression
-	pointOverhead  = 12        // estimate of a point's columns besides its value
+	maxValueBytes  = 128 << 10 // of its values and origins
+	maxFrameBytes  = 224 << 10 // encoded
 )
 
 // maxPending bounds the points that wait for a commit; beyond it writers get
@@ -85,9 +85,9 @@ type Log struct {
 	waiters []waiter
 	urgent  bool
 	covers  frame.Covers
-	trying  *frame.Frame  // the frame of an append that failed: it may be stored yet
+	trying  *encoded      // the frame of an append that failed: it may be stored yet; commitMu
 	repeats *repeats      // what a new epoch has still to repeat
-	moved   []frame.Entry // own points that got another place, for release
+	moved   []frame.Entry // own points that got another place, for release; commitMu
 	closed  bool
 	hint    place // where the reader of After stands
 }
@@ -314,16 +314,17 @@ func (l *Log) commit(ctx context.Context) error {
 	until := l.seq
 	l.mu.Unlock()
 	for {
-		f := l.nextFrame(until)
+		f := l.trying // again unchanged: it may be stored all the same, or later
+		if f == nil {
+			f = l.nextFrame(until)
+		}
 		if f == nil {
 			return nil
 		}
 		err := l.append(ctx, f)
-		l.mu.Lock()
 		if l.trying = nil; err != nil {
-			l.trying = f // again unchanged: it may be stored all the same, or later
+			l.trying = f
 		}
-		l.mu.Unlock()
 		l.settle(f.Last, len(f.Entries), err)
 		if err != nil {
 			return err
@@ -332,27 +333,45 @@ func (l *Log) commit(ctx context.Context) error {
 }
 
 // nextFrame builds a frame of the first pending points up to number until.
-func (l *Log) nextFrame(until uint64) *frame.Frame {
+func (l *Log) nextFrame(until uint64) *encoded {
 	l.mu.Lock()
-	defer l.mu.Unlock()
-	if l.trying != nil {
-		return l.trying
-	}
-	if len(l.pending) == 0 || l.tail.Seq >= until {
+	f, pending := l.blank(), l.pending
+	l.mu.Unlock()
+	if len(pending) == 0 || f.Prev >= until {
 		return nil
 	}
-	n := frameSize(l.pending)
-	entries := l.pending[:n:n]
-	f := l.blank()
-	f.Entries = entries
-	f.Seal()
-	return f
+	return fill(f, pending)
 }
+
+// encoded is a frame with its bytes.
+type encoded struct {
+	*frame.Frame
+	data []byte
+}
+
+// fill takes as many entries into f as fit, whole groups and at least one.
+func fill(f *frame.Frame, entries []frame.Entry) *encoded {
+	e := &encoded{Frame: f}
+	for limit := maxFramePoints; ; limit = len(f.Entries) / 2 {
+		n := frameSize(entries, limit)
+		if n == len(f.Entries) { // it is one group
+			return e
+		}
+		f.Entries = entries[:n:n]
+		f.Seal()
+		if e.data = f.Encode(); len(e.data) <= maxFrameBytes {
+			return e
+		}
+	}
+}
+
+// wholeMs is the resolution of a frame's time: it need not be finer.
+const wholeMs = uint64(time.Millisecond)
 
 // blank returns an empty frame at the end of the log.
 func (l *Log) blank() *frame.Frame {
 	f := &frame.Frame{
-		Kind: l.cfg.Kind, Now: l.cfg.Now(), Epoch: l.tail.Epoch,
+		Kind: l.cfg.Kind, Now: l.cfg.Now() / wholeMs * wholeMs, Epoch: l.tail.Epoch,
 		Prev: l.tail.Seq, First: l.tail.Seq + 1, Base: l.tail.Sum, Covers: l.covers,
 	}
 	if l.tail.Seq == 0 {
@@ -361,15 +380,15 @@ func (l *Log) blank() *frame.Frame {
 	return f
 }
 
-// frameSize returns how many of the entries go into one frame: whole groups
-// up to the limits, at least one group.
-func frameSize(entries []frame.Entry) int {
+// frameSize returns how many of the entries may go into one frame: whole
+// groups up to the limits, at least one group.
+func frameSize(entries []frame.Entry, limit int) int {
 	n, size := 0, 0
 	frame.Groups(entries, func(group []frame.Entry) bool {
 		for i := range group {
-			size += len(group[i].Data) + len(group[i].Origin) + pointOverhead
+			size += len(group[i].Data) + len(group[i].Origin)
 		}
-		if n > 0 && (size > maxFrameBytes || n+len(group) > maxFramePoints) {
+		if n > 0 && (size > maxValueBytes || n+len(group) > limit) {
 			return false
 		}
 		n += len(group)
@@ -380,9 +399,8 @@ func frameSize(entries []frame.Entry) int {
 
 // append stores f at the end of the log. When it is not clear whether the
 // store has it, it looks.
-func (l *Log) append(ctx context.Context, f *frame.Frame) error {
-	data := f.Encode()
-	seq, err := l.cfg.Store.Append(ctx, data, l.stream)
+func (l *Log) append(ctx context.Context, f *encoded) error {
+	seq, err := l.cfg.Store.Append(ctx, f.data, l.stream)
 	if err != nil {
 		last, lastErr := l.cfg.Store.Last(ctx)
 		if lastErr != nil {
@@ -398,8 +416,8 @@ func (l *Log) append(ctx context.Context, f *frame.Frame) error {
 		}
 		seq = last.Seq
 	}
-	l.reached(f, seq)
-	l.cfg.Notify(Committed{f, seq})
+	l.reached(f.Frame, seq)
+	l.cfg.Notify(Committed{f.Frame, seq})
 	return nil
 }
 
@@ -449,16 +467,15 @@ func (l *Log) Relay(ctx context.Context, entries []frame.Entry, covers frame.Cov
 		return err
 	}
 	for len(entries) > 0 {
-		n := frameSize(entries)
 		l.mu.Lock()
 		f := l.blank()
 		l.mu.Unlock()
-		f.Entries, entries = entries[:n], entries[n:]
-		if len(entries) == 0 { // only the last piece covers the source
+		e := fill(f, entries)
+		if entries = entries[len(f.Entries):]; len(entries) == 0 { // only the last piece covers the source
 			f.Covers = covers
+			e.data = f.Encode()
 		}
-		f.Seal()
-		if err := l.append(ctx, f); err != nil {
+		if err := l.append(ctx, e); err != nil {
 			return err
 		}
 		l.mu.Lock()
@@ -592,7 +609,7 @@ func (l *Log) again(ctx context.Context, old *frame.Frame, end frame.Cursor, new
 	l.mu.Unlock()
 	f.Now, f.Covers, f.Again, f.Entries = old.Now, old.Covers, end, old.Entries
 	f.Seal()
-	if err := l.append(ctx, f); err != nil {
+	if err := l.append(ctx, &encoded{f, f.Encode()}); err != nil {
 		return err
 	}
 	l.shift(f.Points())

@@ -44,6 +44,9 @@ type (
 	Appended struct{}
 	// HeadsDue: the other end should get heads.
 	HeadsDue struct{}
+	// LiveDue: the other end should get the newest values before the log
+	// brings them.
+	LiveDue struct{}
 	// Fired: the timer ran out.
 	Fired struct{}
 
@@ -58,11 +61,13 @@ type (
 	// Fetched answers Fetch.
 	Fetched struct {
 		Frame *frame.Frame // nil: nothing to send
+		More  bool         // the log goes on behind it
 		Err   error
 	}
 	// Gathered answers Gather.
 	Gathered struct {
 		Frame *frame.Frame // nil: no heads to send
+		Live  bool         // as in Gather
 		More  bool         // another piece follows
 		Err   error        // they could not be made durable
 	}
@@ -83,6 +88,7 @@ func (Arrived) event()      {}
 func (Answered) event()     {}
 func (Appended) event()     {}
 func (HeadsDue) event()     {}
+func (LiveDue) event()      {}
 func (Fired) event()        {}
 func (Located) event()      {}
 func (Forked) event()       {}
@@ -98,7 +104,7 @@ type Action interface{ action() }
 // Actions.
 type (
 	// Greet: send a hello with this connection id.
-	Greet struct{ Conn uint64 }
+	Greet struct{ Conn uint32 }
 	// Send: send a parcel.
 	Send struct{ Parcel Parcel }
 	// Reply: send an ack; the driver adds time and newest number.
@@ -113,13 +119,17 @@ type (
 	}
 	// Fetch: read the own log after a position; answered by Fetched.
 	Fetch struct{ After frame.Position }
-	// Gather: make the next piece of heads, the first if First; answered by
-	// Gathered.
-	Gather struct{ First bool }
+	// Gather: make the next piece of heads, the first if First, or the newest
+	// values if Live; answered by Gathered.
+	Gather struct{ First, Live bool }
 	// Store: judge, store and apply a log frame; answered by Stored.
 	Store struct{ Frame *frame.Frame }
-	// Merge: merge a heads frame durably; answered by Stored.
-	Merge struct{ Frame *frame.Frame }
+	// Merge: merge a heads frame, durably unless it is Live; answered by
+	// Stored.
+	Merge struct {
+		Frame *frame.Frame
+		Live  bool
+	}
 	// Wait: set the one timer, replacing it; 0 stops it. With Sent the driver
 	// makes it three times what the parcel just sent should take, if longer.
 	Wait struct {
@@ -134,6 +144,8 @@ type (
 	Acked struct{ Pos frame.Position }
 	// HeadsSent: the other end has all heads that were gathered.
 	HeadsSent struct{}
+	// LiveSent: the other end has the newest values that were gathered last.
+	LiveSent struct{}
 	// Halt: stop for good, for a reason that people must see.
 	Halt struct{ Reason string }
 )
@@ -152,6 +164,7 @@ func (Idle) action()      {}
 func (Cut) action()       {}
 func (Acked) action()     {}
 func (HeadsSent) action() {}
+func (LiveSent) action()  {}
 func (Halt) action()      {}
 
 // Phase is where a session stands.
@@ -181,7 +194,7 @@ type Machine struct {
 
 	phase Phase
 	up    bool
-	conn  uint64 // session, 0 for none
+	conn  uint32 // session, 0 for none
 	asked bool   // the hub asked for a hello and waits
 
 	// Sending.
@@ -193,6 +206,8 @@ type Machine struct {
 	fetched bool           // the log had nothing after acked
 	waiting bool           // the other end asked to wait
 	heads   headsState
+	live    bool // newest values must be sent
+	turn    bool // the last parcel was of newest values: the log is next
 	want    bool // ask for the other end's heads with the next parcel
 
 	// Receiving.
@@ -257,6 +272,9 @@ func (m *Machine) Step(ev Event) []Action {
 		}
 		m.heads.due = true
 		return m.pump()
+	case LiveDue:
+		m.live = true
+		return m.pump()
 	case Fetched:
 		return m.gotFrame(ev)
 	case Gathered:
@@ -269,6 +287,7 @@ func (m *Machine) Step(ev Event) []Action {
 
 // close ends the session.
 func (m *Machine) close() {
+	m.live = m.live || m.flying != nil && m.flying.Live
 	m.phase, m.conn, m.flying, m.parcel = Down, 0, nil, nil
 	m.waiting, m.asked, m.answer = false, false, false
 	m.heads.restart()
@@ -290,7 +309,7 @@ func (m *Machine) greet() []Action {
 	}
 	m.phase = Greeting
 	for m.conn == 0 {
-		m.conn = m.random()
+		m.conn = uint32(m.random())
 	}
 	return []Action{Greet{Conn: m.conn}, Wait{For: answerWait}}
 }
@@ -384,7 +403,7 @@ func (m *Machine) open() []Action {
 }
 
 // pump sends the next parcel if none is in flight. Heads go before the log:
-// they say what holds now, the log what was.
+// they say what holds now, the log what was. Newest values go in turn with it.
 func (m *Machine) pump() []Action {
 	if m.phase != Open || m.flying != nil || m.waiting || m.parcel != nil {
 		return nil
@@ -392,6 +411,8 @@ func (m *Machine) pump() []Action {
 	switch {
 	case m.heads.due:
 		return []Action{Gather{First: !m.heads.started}}
+	case m.live && (!m.turn || m.fetched):
+		return []Action{Gather{Live: true}}
 	case !m.fetched:
 		return []Action{Fetch{m.acked}}
 	}
@@ -407,12 +428,19 @@ func (m *Machine) gotHeads(ev Gathered) []Action {
 		m.heads.restart()
 		return []Action{Wait{For: faultWait}}
 	}
-	if ev.Frame == nil {
+	switch {
+	case ev.Live:
+		m.live, m.turn = false, true
+		if ev.Frame == nil {
+			return m.pump()
+		}
+		return m.send(Parcel{Frame: ev.Frame, Live: true})
+	case ev.Frame == nil:
 		m.heads = headsState{}
 		return append([]Action{HeadsSent{}}, m.pump()...)
 	}
 	m.heads.started, m.heads.more = true, ev.More
-	return m.send(ev.Frame)
+	return m.send(Parcel{Frame: ev.Frame})
 }
 
 func (m *Machine) gotFrame(ev Fetched) []Action {
@@ -424,13 +452,14 @@ func (m *Machine) gotFrame(ev Fetched) []Action {
 		m.waiting = true
 		return []Action{Wait{For: faultWait}}
 	case ev.Frame == nil:
-		m.fetched = true
+		m.fetched, m.turn = true, false
 		if m.want {
-			return m.send(m.empty())
+			return m.send(Parcel{Frame: m.empty()})
 		}
-		return []Action{Idle{}}
+		return m.pump()
 	}
-	return m.send(ev.Frame)
+	m.fetched, m.turn = !ev.More, false
+	return m.send(Parcel{Frame: ev.Frame})
 }
 
 // empty returns a frame without points at the end of what is acked.
@@ -441,9 +470,10 @@ func (m *Machine) empty() *frame.Frame {
 	}
 }
 
-func (m *Machine) send(f *frame.Frame) []Action {
+func (m *Machine) send(p Parcel) []Action {
 	m.number++
-	m.flying = &Parcel{Conn: m.conn, Number: m.number, Want: m.want, Frame: f}
+	p.Conn, p.Number, p.Want = m.conn, m.number, m.want
+	m.flying = &p
 	return []Action{Send{*m.flying}, Wait{For: answerWait, Sent: true}}
 }
 
@@ -460,26 +490,45 @@ func (m *Machine) answered(a Ack) []Action {
 	case OK:
 	case Gap, Superseded:
 		return m.greet()
+	case Series: // again, with all that the other end has not learnt
+		m.again(p)
+		return m.pump()
 	case Rate, Busy, DiskFull:
-		m.waiting = true
-		m.heads.restart()
-		return []Action{Wait{For: max(a.Retry, time.Second)}}
+		return m.pause(p, max(a.Retry, time.Second))
 	default: // the other end cannot read the frame
-		m.waiting = true
-		m.heads.restart()
-		return []Action{Wait{For: faultWait}}
+		return m.pause(p, faultWait)
 	}
 	if p.Want {
 		m.want = false
 	}
+	if p.Live {
+		return append([]Action{LiveSent{}}, m.pump()...)
+	}
 	if p.Frame.Kind == frame.Heads {
 		return m.headsAcked()
+	}
+	if a.Done {
+		a.Cursor = p.Frame.End()
 	}
 	if a.Cursor == p.Frame.End() {
 		m.acked = a.Cursor
 		return append([]Action{Acked{m.acked}}, m.pump()...)
 	}
 	return m.locate(a.Cursor) // it holds more or less than expected: cut again there
+}
+
+// again has what a parcel carried sent once more.
+func (m *Machine) again(p *Parcel) {
+	m.live = m.live || p.Live
+	m.fetched = false
+	m.heads.restart()
+}
+
+// pause has it sent once more after a while.
+func (m *Machine) pause(p *Parcel, d time.Duration) []Action {
+	m.again(p)
+	m.waiting = true
+	return []Action{Wait{For: d}}
 }
 
 func (m *Machine) headsAcked() []Action {
@@ -509,7 +558,7 @@ func (m *Machine) arrived(p Parcel) []Action {
 	}
 	if p.Frame.Kind == frame.Heads {
 		m.parcel = &p
-		return []Action{Merge{p.Frame}}
+		return []Action{Merge{p.Frame, p.Live}}
 	}
 	switch p.Frame.Follows(m.in) {
 	case frame.Continues:
@@ -524,7 +573,8 @@ func (m *Machine) arrived(p Parcel) []Action {
 }
 
 func (m *Machine) reply(p *Parcel, code Code, retry time.Duration) Reply {
-	return Reply{Ack{Conn: p.Conn, Number: p.Number, Code: code, Retry: retry, Cursor: m.in}}
+	done := code == OK && (p.Frame.Kind == frame.Heads || p.Frame.End() == m.in)
+	return Reply{Ack{Conn: p.Conn, Number: p.Number, Code: code, Retry: retry, Done: done, Cursor: m.in}}
 }
 
 func (m *Machine) stored(ev Stored) []Action {
@@ -555,7 +605,7 @@ func (m *Machine) fired() []Action {
 		return m.greet()
 	case m.phase == Open:
 		if m.gateway {
-			return m.send(m.empty())
+			return m.send(Parcel{Frame: m.empty()})
 		}
 		return nil
 	case m.gateway && m.phase == Greeting && m.conn == 0:
@@ -585,7 +635,11 @@ func String(a Action) string {
 	case Store:
 		return fmt.Sprintf("Store %d..%d", a.Frame.First, a.Frame.Last)
 	case Merge:
-		return fmt.Sprintf("Merge %d heads", len(a.Frame.Entries))
+		what := "heads"
+		if a.Live {
+			what = "newest values"
+		}
+		return fmt.Sprintf("Merge %d %s", len(a.Frame.Entries), what)
 	case Acked:
 		return "Acked " + place(a.Pos)
 	case Wait:
@@ -603,6 +657,9 @@ func describe(p *Parcel) string {
 	want := ""
 	if p.Want {
 		want = " want heads"
+	}
+	if p.Live {
+		return fmt.Sprintf("%d newest values%s", len(p.Frame.Entries), want)
 	}
 	if p.Frame.Kind == frame.Heads {
 		return fmt.Sprintf("%d heads%s", len(p.Frame.Entries), want)

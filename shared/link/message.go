@@ -41,7 +41,7 @@ func (c Code) String() string {
 // Hello opens a session, and answers the one that does. With Conn 0 it asks
 // the gateway to open one.
 type Hello struct {
-	Conn     uint64         // random, chosen by the gateway
+	Conn     uint32         // random, chosen by the gateway
 	Version  uint8          // newest frame version that the sender reads
 	Flush    time.Duration  // longest silence to expect, in ms on the wire
 	Time     uint64         // the sender's estimate of hub time, ns
@@ -65,11 +65,11 @@ func readPosition(b []byte) frame.Position {
 	}
 }
 
-const helloLen = 8 + 1 + 4 + 8 + positionLen + 8 + positionLen
+const helloLen = 4 + 1 + 4 + 8 + positionLen + 8 + positionLen
 
 // Encode returns the bytes of the hello.
 func (h *Hello) Encode() []byte {
-	b := binary.LittleEndian.AppendUint64(make([]byte, 0, helloLen), h.Conn)
+	b := binary.LittleEndian.AppendUint32(make([]byte, 0, helloLen), h.Conn)
 	b = append(b, h.Version)
 	b = binary.LittleEndian.AppendUint32(b, uint32(h.Flush.Milliseconds()))
 	b = binary.LittleEndian.AppendUint64(b, h.Time)
@@ -84,58 +84,82 @@ func DecodeHello(b []byte) (Hello, error) {
 		return Hello{}, ErrMessage
 	}
 	return Hello{
-		Conn:     binary.LittleEndian.Uint64(b),
-		Version:  b[8],
-		Flush:    time.Duration(binary.LittleEndian.Uint32(b[9:])) * time.Millisecond,
-		Time:     binary.LittleEndian.Uint64(b[13:]),
-		Out:      readPosition(b[21:]),
-		OutFirst: binary.LittleEndian.Uint64(b[21+positionLen:]),
-		In:       readPosition(b[29+positionLen:]),
+		Conn:     binary.LittleEndian.Uint32(b),
+		Version:  b[4],
+		Flush:    time.Duration(binary.LittleEndian.Uint32(b[5:])) * time.Millisecond,
+		Time:     binary.LittleEndian.Uint64(b[9:]),
+		Out:      readPosition(b[17:]),
+		OutFirst: binary.LittleEndian.Uint64(b[17+positionLen:]),
+		In:       readPosition(b[25+positionLen:]),
 	}, nil
 }
 
 // Parcel is a frame on its way, in a session.
 type Parcel struct {
-	Conn   uint64
+	Conn   uint32
 	Number uint32 // from 1
 	Want   bool   // the sender wants the heads of the other end
+	Live   bool   // heads that the log brings as well: the receiver need not keep them
 	Frame  *frame.Frame
 	Fault  Code // why Frame is nil, at the receiver
 }
 
 const (
-	parcelLen = 8 + 4 + 1
-	flagWant  = 1
+	flagWant = 1 << 0
+	flagLive = 1 << 1
 )
 
-// Encode returns the bytes of the parcel.
-func (p *Parcel) Encode() []byte {
-	b := binary.LittleEndian.AppendUint64(nil, p.Conn)
-	b = binary.LittleEndian.AppendUint32(b, p.Number)
+// Encode returns the bytes of the parcel, its frame in a version that the
+// other end reads and without what s has told it before.
+func (p *Parcel) Encode(s *frame.Session, version uint8) []byte {
+	b := appendHead(nil, p.Conn, p.Number)
 	var flags byte
 	if p.Want {
 		flags |= flagWant
 	}
-	return append(append(b, flags), p.Frame.Encode()...)
+	if p.Live {
+		flags |= flagLive
+	}
+	return append(append(b, flags), s.Encode(p.Frame, version)...)
 }
 
-// DecodeParcel reads a parcel whose log belongs to author. A frame that
-// cannot be read leaves its reason in Fault.
-func DecodeParcel(b []byte, author string) (Parcel, error) {
-	if len(b) < parcelLen {
-		return Parcel{}, ErrMessage
+// appendHead appends what parcel and ack begin with.
+func appendHead(b []byte, conn, number uint32) []byte {
+	return binary.AppendUvarint(binary.LittleEndian.AppendUint32(b, conn), uint64(number))
+}
+
+// readHead reads it; rest has at least one byte.
+func readHead(b []byte) (conn, number uint32, rest []byte, err error) {
+	if len(b) < 4 {
+		return 0, 0, nil, ErrMessage
 	}
-	p := Parcel{
-		Conn:   binary.LittleEndian.Uint64(b),
-		Number: binary.LittleEndian.Uint32(b[8:]),
-		Want:   b[12]&flagWant != 0,
+	v, n := binary.Uvarint(b[4:])
+	if n <= 0 || v > 1<<32-1 || len(b) < 4+n+1 {
+		return 0, 0, nil, ErrMessage
 	}
-	f, err := frame.Decode(b[parcelLen:], author)
+	return binary.LittleEndian.Uint32(b), uint32(v), b[4+n:], nil
+}
+
+// DecodeParcel reads a parcel of the session conn, whose log belongs to
+// author. A frame that cannot be read leaves its reason in Fault; one of
+// another session is not read.
+func DecodeParcel(b []byte, s *frame.Session, conn uint32, author string) (Parcel, error) {
+	c, number, rest, err := readHead(b)
+	if err != nil {
+		return Parcel{}, err
+	}
+	p := Parcel{Conn: c, Number: number, Want: rest[0]&flagWant != 0, Live: rest[0]&flagLive != 0}
+	if c != conn {
+		return p, nil
+	}
+	f, err := s.Decode(rest[1:], author)
 	switch {
 	case errors.Is(err, frame.ErrVersion):
 		p.Fault = Version
 	case errors.Is(err, frame.ErrTooLarge):
 		p.Fault = Size
+	case errors.Is(err, frame.ErrSession):
+		p.Fault = Series
 	case err != nil:
 		p.Fault = Damaged
 	default:
@@ -146,14 +170,15 @@ func DecodeParcel(b []byte, author string) (Parcel, error) {
 
 // Ack answers a parcel.
 type Ack struct {
-	Conn   uint64
+	Conn   uint32
 	Number uint32
 	Code   Code
-	Retry  time.Duration  // for Rate, Busy and DiskFull, in ms on the wire
 	Want   bool           // the receiver wants the heads of the other end
+	Done   bool           // the receiver holds the log up to the end of the frame; else Cursor says
 	Cursor frame.Position // how much of the log the receiver holds now
+	Time   uint64         // the receiver's estimate of hub time, ns, in whole ms on the wire
 	Newest uint64         // newest number of the receiver's own log
-	Time   uint64         // the receiver's estimate of hub time, ns
+	Retry  time.Duration  // for Rate, Busy and DiskFull, in ms on the wire
 	Aside  []AsideCount   // points set aside
 }
 
@@ -163,67 +188,74 @@ type AsideCount struct {
 	Count  uint64
 }
 
+const (
+	codeMask  = 0x0f
+	ackWant   = 1 << 4
+	ackCursor = 1 << 5
+)
+
 // Encode returns the bytes of the ack.
 func (a *Ack) Encode() []byte {
-	b := binary.LittleEndian.AppendUint64(nil, a.Conn)
-	b = binary.LittleEndian.AppendUint32(b, a.Number)
-	var flags byte
+	b := appendHead(nil, a.Conn, a.Number)
+	flags := byte(a.Code)
 	if a.Want {
-		flags |= flagWant
+		flags |= ackWant
 	}
-	b = append(b, byte(a.Code), flags)
-	b = binary.LittleEndian.AppendUint64(b, a.Time)
-	b = appendPosition(b, a.Cursor)
-	b = binary.AppendUvarint(b, uint64(a.Retry.Milliseconds()))
+	if !a.Done {
+		flags |= ackCursor
+	}
+	b = binary.AppendUvarint(append(b, flags), a.Time/uint64(time.Millisecond))
 	b = binary.AppendUvarint(b, a.Newest)
+	if !a.Done {
+		b = appendPosition(b, a.Cursor)
+	}
+	if a.Retry == 0 && len(a.Aside) == 0 {
+		return b
+	}
+	b = binary.AppendUvarint(b, uint64(a.Retry.Milliseconds()))
 	for _, c := range a.Aside {
 		b = binary.AppendUvarint(append(b, byte(c.Reason)), c.Count)
 	}
 	return b
 }
 
-const ackLen = 8 + 4 + 2 + 8 + positionLen
-
 // maxRetry bounds the wait that an ack may ask for.
 const maxRetry = time.Hour
 
 // DecodeAck reads an ack.
-func DecodeAck(b []byte) (Ack, error) {
-	if len(b) < ackLen {
-		return Ack{}, ErrMessage
+func DecodeAck(b []byte) (a Ack, err error) {
+	if a.Conn, a.Number, b, err = readHead(b); err != nil {
+		return Ack{}, err
 	}
-	a := Ack{
-		Conn:   binary.LittleEndian.Uint64(b),
-		Number: binary.LittleEndian.Uint32(b[8:]),
-		Code:   Code(b[12]),
-		Want:   b[13]&flagWant != 0,
-		Time:   binary.LittleEndian.Uint64(b[14:]),
-		Cursor: readPosition(b[22:]),
-	}
-	rest := b[ackLen:]
-	next := func() (v uint64, ok bool) {
+	a.Code, a.Want, a.Done = Code(b[0]&codeMask), b[0]&ackWant != 0, b[0]&ackCursor == 0
+	rest := b[1:]
+	failed := false
+	next := func() uint64 {
 		v, n := binary.Uvarint(rest)
 		if n <= 0 {
-			return 0, false
+			failed, rest = true, nil
+			return 0
 		}
 		rest = rest[n:]
-		return v, true
+		return v
 	}
-	retry, ok1 := next()
-	newest, ok2 := next()
-	if !ok1 || !ok2 {
-		return Ack{}, ErrMessage
+	a.Time, a.Newest = next()*uint64(time.Millisecond), next()
+	if !a.Done {
+		if len(rest) < positionLen {
+			return Ack{}, ErrMessage
+		}
+		a.Cursor, rest = readPosition(rest), rest[positionLen:]
 	}
-	a.Retry = time.Duration(min(retry, uint64(maxRetry.Milliseconds()))) * time.Millisecond
-	a.Newest = newest
+	if len(rest) > 0 {
+		a.Retry = time.Duration(min(next(), uint64(maxRetry.Milliseconds()))) * time.Millisecond
+	}
 	for len(rest) > 0 {
 		reason := frame.Reason(rest[0])
 		rest = rest[1:]
-		n, ok := next()
-		if !ok {
-			return Ack{}, ErrMessage
-		}
-		a.Aside = append(a.Aside, AsideCount{reason, n})
+		a.Aside = append(a.Aside, AsideCount{reason, next()})
+	}
+	if failed {
+		return Ack{}, ErrMessage
 	}
 	return a, nil
 }

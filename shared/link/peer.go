@@ -20,14 +20,19 @@ const (
 	// most one parcel and a few small messages on the way; what comes beyond
 	// that is dropped and counted.
 	inboxSize = 32
-	// maxHeadsBytes bounds the values of one heads frame.
+	// maxHeadsBytes bounds the values of one heads frame, maxHeads and maxLive
+	// their number: newest values shall not take long on a slow line.
 	maxHeadsBytes = 96 << 10
 	maxHeads      = 5_000
-	// framePoints bounds a frame; its bytes are bounded by the journal.
-	framePoints = 10_000
-	// assumedRate is the line rate in bytes per second that a wait allows for:
-	// the slowest line that the link is made for, 20 kbit/s.
-	assumedRate = 2500
+	maxLive       = 1_000
+	// framePoints bounds the points of a frame. At 1.2 B each it takes 3 s at
+	// 50 kbit/s.
+	framePoints = 16_000
+	// maxParcel is what the connection carries in one message.
+	maxParcel = 240 << 10
+	// liveShare is how much of the bytes newest values may take while the log
+	// is behind: one part in so many.
+	liveShare = 5
 )
 
 // Config says what a peer connects.
@@ -43,21 +48,36 @@ type Config struct {
 	// Store judges, stores and applies a frame of In. Its error is retried by
 	// the other end.
 	Store func(ctx context.Context, f *frame.Frame) ([]AsideCount, error)
-	// Merge merges winners of the other end; durable on return.
-	Merge func(ctx context.Context, f *frame.Frame) error
+	// Merge merges winners of the other end; durable on return unless live,
+	// when the log brings them as well.
+	Merge func(ctx context.Context, f *frame.Frame, live bool) error
 	// Heads returns the winners that the other end should have, all durable
 	// here.
 	Heads func(context.Context) ([]frame.Entry, error)
 	// HeadsSent is called when the other end has them.
 	HeadsSent func()
+	// Live returns own winners that the other end should have before the log
+	// brings them, all durable here: those that are urgent, or, while the log
+	// is far behind, all that changed since the last time. LiveSent is called
+	// when it has them. Nil if there are none ever.
+	Live     func(ctx context.Context, all bool) ([]frame.Entry, error)
+	LiveSent func()
 	// Cut closes the connection so that a new one is made.
 	Cut func()
 	// Acked is called when the other end holds more of Out.
 	OnAcked func(frame.Position)
 	// OnTime tells the other end's estimate of hub time.
 	OnTime func(ns uint64)
-	// Idle is the longest silence; then an empty frame goes out. 5 min by default.
-	Idle time.Duration
+	// Pace says how often the log goes out and how long the line may be
+	// silent; asked before each wait. At once and 5 min by default.
+	Pace func() Pace
+	// Afford returns how long to wait until n bytes of a class may go out, 0
+	// for now; nil always allows. Urgent values are not asked about.
+	Afford func(class Class, n int) time.Duration
+	// Spent tells of bytes of a class that went out or came in.
+	Spent func(class Class, sent, received int)
+	// Version is the newest frame version of this end, frame.Version by default.
+	Version uint8
 	// Forks bounds how often the other end can make this one start a new
 	// epoch and repeat its log; nil does not bound it.
 	Forks  *rate.Limiter
@@ -65,6 +85,30 @@ type Config struct {
 	Random func() uint64
 	Log    zerolog.Logger
 }
+
+// Pace is how a line is used.
+type Pace struct {
+	Flush time.Duration // between two pieces of the log
+	Idle  time.Duration // longest silence; then an empty frame goes out
+}
+
+// Class is what bytes on the line are for.
+type Class uint8
+
+// The classes, the most urgent first.
+const (
+	Alarm    Class = iota // values that people wait for, ahead of the log
+	Exchange              // winners that the two ends exchange, and all that comes down
+	Live                  // the log as it is written, and newest values ahead of it
+	Backlog               // the log where it is behind
+	Control               // hellos, acks, empty frames
+	Classes               // how many there are
+)
+
+var classNames = [...]string{"alarm", "exchange", "live", "backlog", "control"}
+
+// String returns the name of the class, as in points and status.
+func (c Class) String() string { return classNames[c] }
 
 // Peer runs a Machine at one end of a link.
 type Peer struct {
@@ -78,12 +122,19 @@ type Peer struct {
 	changed   bool // of connected
 	appended  bool
 	headsDue  bool
+	liveDue   bool
 	status    Status
 
 	// Used by Run only.
 	timer    *time.Timer
-	sent     int // bytes of the last parcel
+	flush    *time.Timer // runs when the log may go out again
+	flushed  time.Time   // when it went out last
+	line     line
+	out, in  frame.Session
+	reads    uint8 // newest frame version that the other end reads
 	gathered []frame.Entry
+	behind   bool   // the log holds more than went out last
+	shares   [2]int // bytes of the log and of newest values since it is behind
 }
 
 // maxJump bounds how far the generation of an epoch may lie beyond what this
@@ -109,12 +160,24 @@ type Status struct {
 	Dropped   int            // messages that found the inbox full
 	Malformed int            // messages that could not be read
 	Hellos    int            // sessions opened
+	Rate      int            // measured, bytes a second; 0 if not known
+	RoundTrip time.Duration  // measured; 0 if not known
+	Behind    bool           // the log holds more than goes out at once
 }
 
 // NewPeer returns a peer that is not connected.
 func NewPeer(cfg Config) *Peer {
-	if cfg.Idle == 0 {
-		cfg.Idle = 5 * time.Minute
+	if cfg.Pace == nil {
+		cfg.Pace = func() Pace { return Pace{Idle: 5 * time.Minute} }
+	}
+	if cfg.Afford == nil {
+		cfg.Afford = func(Class, int) time.Duration { return 0 }
+	}
+	if cfg.Spent == nil {
+		cfg.Spent = func(Class, int, int) {}
+	}
+	if cfg.Version == 0 {
+		cfg.Version = frame.Version
 	}
 	p := &Peer{
 		cfg: cfg, machine: NewMachine(cfg.Gateway, cfg.In.Position(), cfg.Acked, cfg.Random),
@@ -162,6 +225,17 @@ func (p *Peer) SendHeads() {
 	p.poke()
 }
 
+// LiveDue tells that the other end should get urgent values at once.
+func (p *Peer) LiveDue() {
+	p.mu.Lock()
+	p.liveDue = true
+	p.mu.Unlock()
+	p.poke()
+}
+
+// PaceChanged tells that Pace or Afford say something else now.
+func (p *Peer) PaceChanged() { p.Appended() }
+
 func (p *Peer) poke() {
 	select {
 	case p.kick <- struct{}{}:
@@ -183,9 +257,9 @@ func (p *Peer) Status() Status {
 
 // Run runs the link until ctx ends.
 func (p *Peer) Run(ctx context.Context) error {
-	p.timer = time.NewTimer(time.Hour)
-	p.timer.Stop()
+	p.timer, p.flush = stopped(), stopped()
 	defer p.timer.Stop()
+	defer p.flush.Stop()
 	for {
 		select {
 		case <-ctx.Done():
@@ -198,13 +272,23 @@ func (p *Peer) Run(ctx context.Context) error {
 			for _, ev := range p.flags() {
 				p.step(ctx, ev)
 			}
+		case <-p.flush.C:
+			p.flushLog(ctx)
 		case <-p.timer.C:
 			p.step(ctx, Fired{})
 		}
 		p.mu.Lock()
-		p.status.Phase, p.status.Acked = p.machine.Phase(), p.machine.AckedPosition()
+		s := &p.status
+		s.Phase, s.Acked, s.Behind = p.machine.Phase(), p.machine.AckedPosition(), p.behind
+		s.Rate, s.RoundTrip = int(p.line.rate), p.line.trip
 		p.mu.Unlock()
 	}
+}
+
+func stopped() *time.Timer {
+	t := time.NewTimer(time.Hour)
+	t.Stop()
+	return t
 }
 
 func (p *Peer) flags() (events []Event) {
@@ -220,11 +304,24 @@ func (p *Peer) flags() (events []Event) {
 	if p.headsDue {
 		events = append(events, HeadsDue{})
 	}
-	if p.appended {
-		events = append(events, Appended{})
+	if p.liveDue {
+		events = append(events, LiveDue{})
 	}
-	p.changed, p.headsDue, p.appended = false, false, false
+	if p.appended {
+		p.flush.Reset(max(0, p.cfg.Pace().Flush-time.Since(p.flushed)))
+	}
+	p.changed, p.headsDue, p.liveDue, p.appended = false, false, false, false
 	return events
+}
+
+// flushLog lets out what the log has; while it is behind, the newest values
+// go ahead at the same pace.
+func (p *Peer) flushLog(ctx context.Context) {
+	p.flushed = time.Now()
+	if p.behind && p.cfg.Live != nil {
+		p.step(ctx, LiveDue{})
+	}
+	p.step(ctx, Appended{})
 }
 
 func (p *Peer) decode(m message) Event {
@@ -234,16 +331,28 @@ func (p *Peer) decode(m message) Event {
 	case subject.Hello:
 		var h Hello
 		if h, err = DecodeHello(m.data); err == nil {
+			p.cfg.Spent(Control, 0, len(m.data))
 			if h.In.Epoch.Generation() > p.cfg.Out.Tail().Epoch.Generation()+maxJump {
 				err = ErrMessage
 				break
 			}
 			p.heard(h.Time)
+			p.reads = h.Version
+			p.out.Reset()
+			p.in.Reset()
+			if p.cfg.Gateway {
+				p.line.answered() // the hub answers a hello at once
+			}
 			ev = Greeted{h}
 		}
 	case subject.Frame:
 		var q Parcel
-		if q, err = DecodeParcel(m.data, p.cfg.Author); err == nil {
+		if q, err = DecodeParcel(m.data, &p.in, p.machine.conn, p.cfg.Author); err == nil {
+			p.cfg.Spent(Exchange, 0, len(m.data))
+			if q.Conn != p.machine.conn {
+				ev = Arrived{q}
+				break
+			}
 			if q.Frame != nil && q.Frame.Epoch.Generation() > p.cfg.In.Position().Epoch.Generation()+maxJump {
 				q.Frame, q.Fault = nil, Damaged
 			}
@@ -258,7 +367,9 @@ func (p *Peer) decode(m message) Event {
 		var a Ack
 		if a, err = DecodeAck(m.data); err == nil {
 			p.heard(a.Time)
+			p.cfg.Spent(Control, 0, len(m.data))
 			p.countAside(a.Aside)
+			p.answered(&a)
 			ev = Answered{a}
 		}
 	default:
@@ -315,15 +426,12 @@ func (p *Peer) do(ctx context.Context, a Action) Event {
 	case Greet:
 		p.greet(ctx, a.Conn)
 	case Send:
-		if a.Parcel.Frame.Now == 0 {
-			a.Parcel.Frame.Now = p.cfg.Now()
-		}
-		data := a.Parcel.Encode()
-		p.sent = len(data)
-		p.send(subject.Frame, data)
+		p.sendParcel(&a.Parcel)
 	case Reply:
 		a.Ack.Time, a.Ack.Newest = p.cfg.Now(), p.cfg.Out.Tail().Seq
-		p.send(subject.Ack, a.Ack.Encode())
+		data := a.Ack.Encode()
+		p.cfg.Spent(Control, len(data), 0)
+		p.send(subject.Ack, data)
 	case Locate:
 		return p.locate(ctx, a.Pos)
 	case Fork:
@@ -337,17 +445,16 @@ func (p *Peer) do(ctx context.Context, a Action) Event {
 		}
 		return Forked{Err: err}
 	case Fetch:
-		f, err := p.cfg.Out.After(ctx, a.After, framePoints)
-		if err != nil && ctx.Err() == nil {
-			p.cfg.Log.Error().Err(err).Msg("read log failed")
-		}
-		return Fetched{Frame: f, Err: err}
+		return p.fetch(ctx, a.After)
 	case Gather:
+		if a.Live {
+			return p.gatherLive(ctx)
+		}
 		return p.gather(ctx, a.First)
 	case Store:
 		return p.store(ctx, a.Frame)
 	case Merge:
-		if err := p.cfg.Merge(ctx, a.Frame); err != nil {
+		if err := p.cfg.Merge(ctx, a.Frame, a.Live); err != nil {
 			return p.failed(err)
 		}
 		return Stored{In: p.cfg.In.Position()}
@@ -356,12 +463,12 @@ func (p *Peer) do(ctx context.Context, a Action) Event {
 		if a.For > 0 {
 			d := a.For
 			if a.Sent {
-				d = max(d, 3*time.Duration(p.sent)*time.Second/assumedRate)
+				d = max(d, 3*p.line.expected())
 			}
 			p.timer.Reset(d)
 		}
 	case Idle:
-		p.timer.Reset(p.cfg.Idle)
+		p.timer.Reset(p.cfg.Pace().Idle)
 	case Cut:
 		p.cfg.Log.Info().Msg("no answer, connection cut")
 		p.cfg.Cut()
@@ -369,6 +476,8 @@ func (p *Peer) do(ctx context.Context, a Action) Event {
 		p.cfg.OnAcked(a.Pos)
 	case HeadsSent:
 		p.cfg.HeadsSent()
+	case LiveSent:
+		p.cfg.LiveSent()
 	case Halt:
 		p.mu.Lock()
 		p.status.Halted = a.Reason
@@ -401,15 +510,105 @@ func (p *Peer) send(verb string, data []byte) {
 	}
 }
 
-func (p *Peer) greet(ctx context.Context, conn uint64) {
+func (p *Peer) greet(ctx context.Context, conn uint32) {
 	h := Hello{
-		Conn: conn, Version: frame.Version, Flush: p.cfg.Idle, Time: p.cfg.Now(),
+		Conn: conn, Version: p.cfg.Version, Flush: p.cfg.Pace().Idle, Time: p.cfg.Now(),
 		Out: p.cfg.Out.Tail(), OutFirst: p.cfg.Out.First(ctx), In: p.cfg.In.Position(),
 	}
 	p.mu.Lock()
 	p.status.Hellos++
 	p.mu.Unlock()
-	p.send(subject.Hello, h.Encode())
+	data := h.Encode()
+	p.line.sent(len(data), 0)
+	p.cfg.Spent(Control, len(data), 0)
+	p.send(subject.Hello, data)
+}
+
+// sendParcel encodes and sends a parcel, and notes what it takes.
+func (p *Peer) sendParcel(q *Parcel) {
+	if q.Frame.Now == 0 {
+		q.Frame.Now = p.cfg.Now() / uint64(time.Millisecond) * uint64(time.Millisecond)
+	}
+	data := q.Encode(&p.out, min(p.reads, p.cfg.Version))
+	class := p.class(q)
+	p.line.sent(len(data), len(q.Frame.Entries))
+	p.shares[way01(class <= Live && q.Live)] += len(data)
+	p.cfg.Spent(class, len(data), 0)
+	p.send(subject.Frame, data)
+}
+
+func way01(b bool) int {
+	if b {
+		return 1
+	}
+	return 0
+}
+
+// class tells what a parcel is for.
+func (p *Peer) class(q *Parcel) Class {
+	switch {
+	case q.Live && !p.behind:
+		return Alarm
+	case q.Live:
+		return Live
+	case q.Frame.Kind != frame.Log:
+		return Exchange
+	case len(q.Frame.Entries) == 0:
+		return Control
+	case p.behind:
+		return Backlog
+	}
+	return Live
+}
+
+// answered learns from an ack how the line is, and what the other end knows.
+func (p *Peer) answered(a *Ack) {
+	q := p.machine.flying
+	if q == nil || a.Conn != q.Conn || a.Number != q.Number {
+		return
+	}
+	if p.line.answered(); a.Code != OK {
+		p.out.Reset() // it may not have read the frame
+	}
+}
+
+// fetch reads the next piece of the log, if it may go out.
+func (p *Peer) fetch(ctx context.Context, after frame.Position) Event {
+	class := Live
+	if p.behind {
+		class = Backlog
+	}
+	points := p.line.points()
+	if wait := p.cfg.Afford(class, p.line.bytes(min(points, int(p.cfg.Out.Lag(after))))); wait > 0 {
+		p.flush.Reset(wait)
+		return Fetched{}
+	}
+	f, err := p.cfg.Out.After(ctx, after, points)
+	if err != nil {
+		if ctx.Err() == nil {
+			p.cfg.Log.Error().Err(err).Msg("read log failed")
+		}
+		return Fetched{Err: err}
+	}
+	more := f != nil && f.End() != p.cfg.Out.Tail()
+	if p.behind = more; !more {
+		p.shares = [2]int{}
+	}
+	return Fetched{Frame: f, More: more}
+}
+
+// gatherLive makes a frame of the newest values.
+func (p *Peer) gatherLive(ctx context.Context) Event {
+	if p.cfg.Live == nil {
+		return Gathered{Live: true}
+	}
+	all := p.behind && p.shares[1]*liveShare <= p.shares[0]+p.shares[1]
+	list, err := p.cfg.Live(ctx, all)
+	if err != nil || len(list) == 0 {
+		return Gathered{Live: true, Err: err}
+	}
+	list = list[:min(len(list), maxLive)]
+	return Gathered{Live: true, Frame: &frame.Frame{Kind: frame.Heads, Now: p.cfg.Now(), Entries: list}}
 }
 
 func (p *Peer) gather(ctx context.Context, first bool) Event {

@@ -182,10 +182,21 @@ again:
 			e.merge(f)
 			return nil, nil
 		},
-		Merge: func(_ context.Context, f *frame.Frame) error {
-			w.headsMoved = true
+		Merge: func(_ context.Context, f *frame.Frame, live bool) error {
 			e.merge(f)
+			if live {
+				return nil
+			}
+			w.headsMoved = true
 			return e.save()
+		},
+		Live: e.live, LiveSent: func() {},
+		Version: uint8(1 + w.rng.IntN(2)), // one end may be older than the other
+		Afford: func(Class, int) time.Duration {
+			if w.rng.IntN(10) == 0 {
+				return time.Hour // until settle
+			}
+			return 0
 		},
 		Heads:     e.heads,
 		HeadsSent: func() {},
@@ -193,8 +204,7 @@ again:
 		OnAcked:   func(p frame.Position) { e.acked = p },
 		Now:       func() uint64 { return w.clock }, Random: w.rng.Uint64,
 	})
-	e.peer.timer = time.NewTimer(time.Hour)
-	e.peer.timer.Stop()
+	e.peer.timer, e.peer.flush = stopped(), stopped()
 	e.queue, e.armed = nil, false
 }
 
@@ -222,6 +232,16 @@ func (e *end) merge(f *frame.Frame) {
 
 func (e *end) heads(ctx context.Context) (list []frame.Entry, err error) {
 	e.state.All(func(h *frame.Entry) { list = append(list, *h) })
+	return list, e.log.Commit(ctx)
+}
+
+// live returns what the end itself wrote and still holds.
+func (e *end) live(ctx context.Context, _ bool) (list []frame.Entry, err error) {
+	e.state.All(func(h *frame.Entry) {
+		if e.gateway && h.Author == "gw" {
+			list = append(list, *h)
+		}
+	})
 	return list, e.log.Commit(ctx)
 }
 
@@ -402,6 +422,9 @@ func (w *world) act(backups map[*end][]backup) {
 		backups[e] = append(backups[e], e.backup())
 	case n < 97:
 		if w.rng.IntN(2) == 0 {
+			e.step(LiveDue{})
+		}
+		if w.rng.IntN(2) == 0 {
 			_ = e.save() // a snapshot that fails leaves the one before
 		} else {
 			e.step(HeadsDue{})
@@ -433,6 +456,7 @@ func (w *world) settle() {
 			continue // the disk takes it some time
 		}
 		w.gw.step(Appended{})
+		w.hub.step(Appended{})
 		for n := 0; w.gw.deliver() || w.hub.deliver(); n++ {
 			if n > 10_000 {
 				w.fail("the ends do not stop talking")
@@ -562,10 +586,11 @@ func TestWalk(t *testing.T) {
 // TestVerbs holds the verbs to the subjects, which a peer decodes by name.
 func TestVerbs(t *testing.T) {
 	p := newWorld(t, 1).gw.peer
+	p.machine.conn = 1
 	for verb, data := range map[string][]byte{
 		subject.Hello: (&Hello{Conn: 1}).Encode(),
 		subject.Ack:   (&Ack{Conn: 1, Aside: []AsideCount{{frame.Foreign, 3}}}).Encode(),
-		subject.Frame: (&Parcel{Conn: 1, Frame: &frame.Frame{Kind: frame.Log, First: 1}}).Encode(),
+		subject.Frame: (&Parcel{Conn: 1, Frame: &frame.Frame{Kind: frame.Log, First: 1}}).Encode(&frame.Session{}, frame.Version),
 	} {
 		if p.decode(message{verb, data}) == nil {
 			t.Errorf("%s is not decoded", verb)

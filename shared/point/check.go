@@ -3,6 +3,7 @@ package point
 import (
 	"encoding/json"
 	"fmt"
+	"strings"
 	"unicode"
 	"unicode/utf8"
 )
@@ -70,6 +71,20 @@ func checkToken(what, s string, maxLen int) error {
 	return nil
 }
 
+// CheckType tells whether a type may stand in a subject.
+func CheckType(typ string) error {
+	if err := checkToken("type", typ, MaxTypeLen); err != nil {
+		return err
+	}
+	if strings.Contains(typ, "/") {
+		return refuse("type", typ, "must not contain '/'")
+	}
+	return nil
+}
+
+// CheckKey tells whether a key may stand in a subject.
+func CheckKey(key string) error { return checkToken("key", key, MaxKeyLen) }
+
 // CheckSeries tells whether the names of a series may stand in a subject.
 func CheckSeries(s Series) error {
 	if err := CheckID(s.Node); err != nil {
@@ -80,13 +95,8 @@ func CheckSeries(s Series) error {
 			return err
 		}
 	}
-	if err := checkToken("type", s.Type, MaxTypeLen); err != nil {
+	if err := CheckType(s.Type); err != nil {
 		return err
-	}
-	for i := 0; i < len(s.Type); i++ {
-		if s.Type[i] == '/' {
-			return refuse("type", s.Type, "must not contain '/'")
-		}
 	}
 	maxKey := MaxKeyLen
 	if s.Type == TypeApplied {

@@ -69,7 +69,10 @@ const (
 	TypeDescription = "description" // node: its name
 	TypeApplied     = "applied"     // node: a gateway's answer to a setting
 	TypePlan        = "plan"        // gateway: wired, lte or catm
-	NoKey           = "0"           // the key of a point that has none to tell apart
+
+	TypeMonthBytes    = "monthBytes"    // gateway: bytes of its line this month, both ways
+	TypeMonthForecast = "monthForecast" // gateway: of the whole month at that rate
+	NoKey             = "0"             // the key of a point that has none to tell apart
 )
 
 // Node types that the model itself gives a meaning.

@@ -14,6 +14,9 @@ func FloatData(v float64) []byte {
 	return binary.LittleEndian.AppendUint64(nil, math.Float64bits(v))
 }
 
+// UintData returns the data of a 64 bit unsigned integer.
+func UintData(v uint64) []byte { return binary.LittleEndian.AppendUint64(nil, v) }
+
 // Float64 returns a float's value; ok is false for other data types. A 32 bit
 // float is widened.
 func (p *Point) Float64() (v float64, ok bool) {

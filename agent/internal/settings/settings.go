@@ -9,6 +9,7 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"strings"
 	"sync"
 	"time"
 
@@ -34,7 +35,8 @@ type Refused struct{ Code, Reason string }
 // Error returns the reason.
 func (r *Refused) Error() string { return r.Reason }
 
-// Setting is one setting: it puts a value in force or refuses it.
+// Setting is one setting: it puts a value in force or refuses it. Without a
+// value (nil) the default holds again.
 type Setting func(p *point.Point) *Refused
 
 // Config says which settings there are.
@@ -64,8 +66,8 @@ func New(cfg Config) *Settings {
 	return s
 }
 
-// Changed tells of a point of another author that became state. It does not
-// block; of a storm only the last value is looked at.
+// Changed tells of a point that became state. It does not block; of a storm
+// only the last value is looked at.
 func (s *Settings) Changed(e *frame.Entry) {
 	if e.IsEdge() || e.Node != s.cfg.Node || e.Key != point.NoKey || s.cfg.Settings[e.Type] == nil {
 		return
@@ -106,11 +108,15 @@ func (s *Settings) look(typ string) {
 		head = copyOf(st.Get(point.Series{Node: s.cfg.Node, Type: typ, Key: point.NoKey}))
 		answered = copyOf(st.Get(answer))
 	})
-	if head == nil || head.Removed() {
+	if head == nil {
 		return
 	}
+	value := &head.Point
+	if head.Removed() {
+		value = nil
+	}
 	a := api.Applied{Time: point.TimeOf(head.Time).Format(time.RFC3339Nano), OK: true}
-	if r := s.cfg.Settings[typ](&head.Point); r != nil {
+	if r := s.cfg.Settings[typ](value); r != nil {
 		a.OK, a.Code, a.Reason = false, r.Code, r.Reason
 	}
 	var before api.Applied
@@ -139,8 +145,12 @@ func copyOf(e *frame.Entry) *frame.Entry {
 }
 
 // OneOf returns a setting that accepts one of several words.
-func OneOf(words []string, apply func(string)) Setting {
+func OneOf(words []string, standard string, apply func(string)) Setting {
 	return func(p *point.Point) *Refused {
+		if p == nil {
+			apply(standard)
+			return nil
+		}
 		if p.DataType != point.String {
 			return &Refused{CodeType, "must be a string"}
 		}
@@ -150,22 +160,47 @@ func OneOf(words []string, apply func(string)) Setting {
 				return nil
 			}
 		}
-		return &Refused{CodeRange, fmt.Sprintf("must be one of %v", words)}
+		return &Refused{CodeRange, "must be " + strings.Join(words[:len(words)-1], ", ") + " or " + words[len(words)-1]}
 	}
 }
 
-// Seconds returns a setting that accepts a number of seconds between two
-// bounds, both included.
-func Seconds(least, most float64, apply func(time.Duration)) Setting {
+// Text returns a setting that accepts a string that apply does not refuse.
+func Text(apply func(string) *Refused) Setting {
 	return func(p *point.Point) *Refused {
-		v, ok := p.Number()
-		if !ok {
-			return &Refused{CodeType, "must be a number of seconds"}
+		if p == nil {
+			return apply("")
 		}
-		if !(v >= least && v <= most) {
-			return &Refused{CodeRange, fmt.Sprintf("must be between %g and %g seconds", least, most)}
+		if p.DataType != point.String {
+			return &Refused{CodeType, "must be a string"}
 		}
-		apply(time.Duration(v * float64(time.Second)))
+		return apply(string(p.Data))
+	}
+}
+
+// Number returns a setting that accepts a number between two bounds, both
+// included.
+func Number(least, most, standard float64, apply func(float64)) Setting {
+	return bounded(least, most, standard, "", apply)
+}
+
+// Seconds is Number for a number of seconds.
+func Seconds(least, most float64, standard time.Duration, apply func(time.Duration)) Setting {
+	return bounded(least, most, standard.Seconds(), " seconds", func(v float64) { apply(time.Duration(v * float64(time.Second))) })
+}
+
+func bounded(least, most, standard float64, unit string, apply func(float64)) Setting {
+	return func(p *point.Point) *Refused {
+		v := standard
+		if p != nil {
+			var ok bool
+			if v, ok = p.Number(); !ok {
+				return &Refused{CodeType, "must be a number"}
+			}
+			if !(v >= least && v <= most) {
+				return &Refused{CodeRange, fmt.Sprintf("must be between %g and %g%s", least, most, unit)}
+			}
+		}
+		apply(v)
 		return nil
 	}
 }

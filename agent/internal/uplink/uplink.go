@@ -19,6 +19,7 @@ import (
 	"github.com/sapflow/sapflow/shared/frame"
 	"github.com/sapflow/sapflow/shared/journal"
 	"github.com/sapflow/sapflow/shared/link"
+	"github.com/sapflow/sapflow/shared/point"
 	"github.com/sapflow/sapflow/shared/state"
 	"github.com/sapflow/sapflow/shared/subject"
 )
@@ -35,15 +36,19 @@ type Leaf interface {
 	CutLeaf()
 }
 
-// Config says what the uplink connects. All fields but Log must be set.
+// Config says what the uplink connects. All fields but Usage,
+// Commit and Log must be set.
 type Config struct {
 	ID       string
 	Leaf     Leaf
 	Conn     *nats.Conn // in the uplink account
 	Instance *bus.Instance
-	Out      *journal.Log     // EDGE
-	In       *journal.Replica // DOWN
-	Acked    frame.Position   // from the snapshot
+	Out      *journal.Log           // EDGE
+	In       *journal.Replica       // DOWN
+	Acked    frame.Position         // from the snapshot
+	Usage    map[string]uint64      // from the snapshot
+	Commit   time.Duration          // commit interval of this machine's configuration, 0 for none
+	Bytes    func() (tx, rx uint64) // of the socket to the hub, since the start
 	Clock    *bus.Clock
 	Save     func() error // writes a snapshot
 	Log      zerolog.Logger
@@ -51,8 +56,12 @@ type Config struct {
 
 // Uplink is the gateway's end of the link.
 type Uplink struct {
-	cfg  Config
-	peer *link.Peer
+	cfg      Config
+	peer     *link.Peer
+	rules    rules
+	usage    *usage
+	ahead    ahead
+	settings map[string]bool // types of the settings of the link
 
 	mu    sync.Mutex
 	acked frame.Position
@@ -61,13 +70,15 @@ type Uplink struct {
 // New returns an uplink that is not connected.
 func New(cfg Config) *Uplink {
 	cfg.Log = cfg.Log.With().Str("component", "uplink").Logger()
-	u := &Uplink{cfg: cfg, acked: cfg.Acked}
+	u := &Uplink{cfg: cfg, acked: cfg.Acked, usage: newUsage(cfg.Usage, cfg.Bytes), settings: map[string]bool{}}
+	u.rules = rules{plan: plans[DefaultPlan], local: cfg.Commit, pace: paceEven, waits: waitsLive}
 	u.peer = link.NewPeer(link.Config{
 		Gateway: true, Out: cfg.Out, In: cfg.In, Author: state.Hub, Acked: cfg.Acked,
 		Send: func(verb string, data []byte) error {
 			return cfg.Conn.Publish(subject.FromGateway(cfg.ID, verb), data)
 		},
-		Store: u.store, Merge: u.merge,
+		Store: u.store, Merge: u.merge, Live: u.live, LiveSent: u.ahead.sent,
+		Pace: u.rules.pacing, Afford: u.afford, Spent: u.usage.spent,
 		Heads:     func(ctx context.Context) ([]frame.Entry, error) { return cfg.Instance.HeadsBelow(ctx, cfg.ID) },
 		HeadsSent: func() {},
 		Cut:       cfg.Leaf.CutLeaf,
@@ -79,7 +90,59 @@ func New(cfg Config) *Uplink {
 		},
 		Now: cfg.Clock.Now, Random: journal.RandomBits, Log: cfg.Log,
 	})
+	for t := range u.Settings() {
+		u.settings[t] = true
+	}
+	cfg.Out.SetEvery(u.rules.commitEvery())
 	return u
+}
+
+// afford returns how long bytes of a class have to wait for the budget.
+func (u *Uplink) afford(class link.Class, n int) time.Duration {
+	u.rules.mu.Lock()
+	budget, pace, waits := u.rules.budget, u.rules.pace, u.rules.waits
+	u.rules.mu.Unlock()
+	if waits == waitsNothing || class < link.Live || class == link.Live && waits != waitsLive {
+		return 0
+	}
+	return u.usage.affords(u.now(), budget, pace, n)
+}
+
+func (u *Uplink) now() time.Time { return point.TimeOf(u.cfg.Clock.Now()) }
+
+// report writes what the line costs, as points, until ctx ends.
+func (u *Uplink) report(ctx context.Context) {
+	last := time.Now()
+	look := time.NewTicker(10 * time.Second)
+	defer look.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-look.C:
+		}
+		if time.Since(last) < u.rules.reportEvery() {
+			continue
+		}
+		last = time.Now()
+		if err := u.cfg.Instance.Write(u.usage.points(u.cfg.ID, u.now()), nil, nil); err != nil {
+			u.cfg.Log.Warn().Err(err).Msg("bytes not reported")
+		}
+	}
+}
+
+// Usage returns what a snapshot keeps of the bytes of the line.
+func (u *Uplink) Usage() map[string]uint64 {
+	_, _ = u.usage.total(u.now())
+	return u.usage.save()
+}
+
+// Bytes returns all bytes of the line each way, over restarts; of this month,
+// and what the month will have at that rate.
+func (u *Uplink) Bytes() (tx, rx, month, forecast uint64) {
+	tx, rx = u.usage.total(u.now())
+	month, forecast = u.usage.inMonth(u.now())
+	return tx, rx, month, forecast
 }
 
 // Appended tells that the EDGE log has more.
@@ -97,11 +160,8 @@ func (u *Uplink) Run(ctx context.Context) error {
 	defer func() { _ = sub.Unsubscribe() }()
 	var wg sync.WaitGroup
 	defer wg.Wait()
-	wg.Add(1)
-	go func() {
-		defer wg.Done()
-		_ = u.peer.Run(ctx) // ends with ctx
-	}()
+	wg.Go(func() { _ = u.peer.Run(ctx) }) // ends with ctx
+	wg.Go(func() { u.report(ctx) })
 	look := time.NewTicker(lookEvery)
 	defer look.Stop()
 	hello, up := subject.FromGateway(u.cfg.ID, subject.Hello), false
@@ -136,8 +196,10 @@ func (u *Uplink) store(ctx context.Context, f *frame.Frame) ([]link.AsideCount, 
 }
 
 // merge takes the hub's winners; a snapshot makes them durable before the ack.
-func (u *Uplink) merge(_ context.Context, f *frame.Frame) error {
-	u.cfg.Instance.Apply(f)
+func (u *Uplink) merge(_ context.Context, f *frame.Frame, live bool) error {
+	if u.cfg.Instance.Apply(f); live {
+		return nil
+	}
 	return u.cfg.Save()
 }
 

@@ -35,7 +35,7 @@ const (
 )
 
 // maxPoints bounds a frame; a gateway's log cuts them at the same.
-const maxPoints = 10_000
+const maxPoints = 16_000
 
 // Config says what the door connects. All fields but Log must be set.
 type Config struct {
@@ -158,7 +158,7 @@ func (d *Door) Admit(ctx context.Context, id string) (*Gate, error) {
 		Out: g.Down, In: g.in, Author: id, Acked: g.acked,
 		Send:      func(verb string, data []byte) error { return d.cfg.Conn.Publish(subject.ToGateway(id, verb), data) },
 		Store:     func(ctx context.Context, f *frame.Frame) ([]link.AsideCount, error) { return d.store(ctx, g, f) },
-		Merge:     func(_ context.Context, f *frame.Frame) error { return d.merge(g, f) },
+		Merge:     func(_ context.Context, f *frame.Frame, live bool) error { return d.merge(g, f, live) },
 		Heads:     func(ctx context.Context) ([]frame.Entry, error) { return d.heads(ctx, g) },
 		HeadsSent: g.headsSent,
 		Cut:       func() { d.cfg.Kick(id) },
@@ -271,8 +271,8 @@ func count(aside []frame.Aside) []link.AsideCount {
 }
 
 // merge takes the winners that a gateway holds. They are in no log here, so a
-// snapshot makes them durable before the ack.
-func (d *Door) merge(g *Gate, f *frame.Frame) error {
+// snapshot makes them durable before the ack; live ones the log brings later.
+func (d *Door) merge(g *Gate, f *frame.Frame, live bool) error {
 	if len(f.Entries) > maxPoints {
 		return errors.New("frame is not what a gateway sends")
 	}
@@ -284,6 +284,9 @@ func (d *Door) merge(g *Gate, f *frame.Frame) error {
 	kept.Entries = v.Kept
 	d.cfg.Instance.Apply(&kept)
 	d.correct(g, &v)
+	if live {
+		return nil
+	}
 	return d.cfg.Save()
 }
 

@@ -20,8 +20,11 @@ import (
 	"github.com/sapflow/sapflow/shared/api"
 	"github.com/sapflow/sapflow/shared/bus"
 	"github.com/sapflow/sapflow/shared/client"
+	"github.com/sapflow/sapflow/shared/frame"
 	"github.com/sapflow/sapflow/shared/point"
+	"github.com/sapflow/sapflow/shared/state"
 	"github.com/sapflow/sapflow/shared/subject"
+	"github.com/sapflow/sapflow/shared/tree"
 )
 
 // requestWait bounds the work for one request.
@@ -207,6 +210,20 @@ func (s *Service) list(ctx context.Context) ([]api.Device, error) {
 
 func (s *Service) device(d fleet.Device) api.Device {
 	out := api.Device{ID: d.ID, Name: d.Name, Plan: d.Plan, State: d.State, Online: s.cfg.Online(d.ID)}
+	s.cfg.Instance.View(func(st *state.State, _ *tree.Tree) {
+		get := func(typ string) *frame.Entry {
+			return st.Get(point.Series{Node: d.ID, Type: typ, Key: point.NoKey})
+		}
+		if h := get(point.TypePlan); h != nil && !h.Removed() && h.DataType == point.String {
+			out.Plan = string(h.Data)
+		}
+		if h := get(point.TypeMonthBytes); h != nil {
+			out.Month, _ = h.Uint64()
+		}
+		if h := get(point.TypeMonthForecast); h != nil {
+			out.Forecast, _ = h.Uint64()
+		}
+	})
 	if g := s.cfg.Door.Gate(d.ID); g != nil {
 		info := g.Info()
 		out.LagPoints, out.Aside, out.Link = info.LagPoints, info.Link.Aside, info.Link.Phase.String()
