@@ -28,8 +28,6 @@ const (
 	// framePoints bounds the points of a frame. At 1.2 B each it takes 3 s at
 	// 50 kbit/s.
 	framePoints = 16_000
-	// maxParcel is what the connection carries in one message.
-	maxParcel = 240 << 10
 	// liveShare is how much of the bytes newest values may take while the log
 	// is behind: one part in so many.
 	liveShare = 5
