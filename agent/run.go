@@ -212,7 +212,7 @@ func (a *agent) startUplink(ctx context.Context) error {
 	}
 	a.uplink = uplink.New(uplink.Config{
 		ID: a.id.ID(), Leaf: a.nats, Conn: a.conns[leaf.UPLINK], Instance: a.bus, Out: a.out, In: in,
-		Acked: a.meta.Acked[a.id.ID()], Usage: a.meta.Usage, Commit: a.cfg.CommitEvery, Bytes: a.nats.LeafBytes,
+		Acked: a.meta.Acked[a.id.ID()], Usage: a.meta.Usage, Commit: a.cfg.CommitEvery, Bytes: a.nats.Bytes,
 		Clock: &a.clock, Save: a.save, Log: a.log,
 	})
 	a.settings = settings.New(settings.Config{

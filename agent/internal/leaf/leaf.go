@@ -5,17 +5,18 @@
 // else, so that no local subscription travels over the radio; STORE holds
 // JetStream, so that no local program can delete the log; LOCAL is where
 // programs connect. UPLINK and STORE are entered in process only. What is said
-// on the link belongs to uplink and downlink, who the gateway is to identity.
+// on the link belongs to uplink and downlink, who the gateway is to identity,
+// the socket to the hub to carrier.
 package leaf
 
 import (
 	"context"
-	"crypto/tls"
 	"crypto/x509"
 	"errors"
 	"fmt"
-	"math/rand/v2"
+	"net"
 	"net/url"
+	"strings"
 	"time"
 
 	"github.com/nats-io/jwt/v2"
@@ -24,6 +25,7 @@ import (
 	"github.com/nats-io/nkeys"
 	"github.com/rs/zerolog"
 
+	"github.com/sapflow/sapflow/agent/internal/carrier"
 	"github.com/sapflow/sapflow/shared/natslog"
 )
 
@@ -38,19 +40,17 @@ const (
 	// maxPayload is the limit in the hub's JWT: above it one message would
 	// close the leaf and lose what is behind it.
 	maxPayload = 256 << 10
-	// reconnect is the wait between two attempts; a random part of the same
-	// length is added, so that a fleet does not return as one.
-	reconnect = time.Second
-	// slowLink bounds each step of a connection: the TLS handshake was seen
-	// to take 4 s over Cat-M.
-	slowLink = 10 * time.Second
+	// reconnect is how soon the server asks the carrier for a new connection;
+	// when there is one the carrier decides.
+	reconnect = 100 * time.Millisecond
+	// forever is how long the server waits for the carrier.
+	forever = 365 * 24 * time.Hour
+	// slowLink bounds what the server waits for once there is a connection.
+	slowLink = 20 * time.Second
 	// writeDeadline keeps the leaf while the radio stalls; a link that is
 	// really gone is found by the protocol.
 	writeDeadline = time.Minute
 	pingInterval  = 2 * time.Minute
-	// reportEvery thins out the lines about a link that is down: the first
-	// attempt, then about one an hour.
-	reportEvery = 2400
 	// maxStore switches off the server's own limit; the agent's store.max
 	// decides.
 	maxStore = 1 << 50
@@ -82,6 +82,11 @@ type Config struct {
 	LeafURL string
 	// RootCAs verify the hub; default the system's. Setting it demands TLS.
 	RootCAs *x509.CertPool
+	// Proxy is an HTTP proxy on the way to the hub; default by HTTPS_PROXY and
+	// NO_PROXY.
+	Proxy *url.URL
+	// Dial opens connections to hub and proxy; default a net.Dialer.
+	Dial func(ctx context.Context, network, address string) (net.Conn, error)
 	// Sign returns the JWT and signs the hub's nonce, required with LeafURL.
 	// It must not do I/O: the hub waits 2 s.
 	Sign func(nonce []byte) (token string, signature []byte, err error)
@@ -91,9 +96,10 @@ type Config struct {
 
 // Server is a running nats-server. It is safe for concurrent use.
 type Server struct {
-	log  zerolog.Logger
-	ns   *server.Server
-	keys map[string]nkeys.KeyPair // of the in-process user of each account
+	log     zerolog.Logger
+	ns      *server.Server
+	keys    map[string]nkeys.KeyPair // of the in-process user of each account
+	carrier *carrier.Carrier         // nil without a hub
 }
 
 // Start runs a server and returns once programs can connect. The leaf comes
@@ -105,13 +111,15 @@ func Start(ctx context.Context, cfg Config) (*Server, error) {
 	}
 	opts, err := s.options(cfg)
 	if err != nil {
+		s.closeCarrier()
 		return nil, err
 	}
 	if s.ns, err = server.NewServer(opts); err != nil {
+		s.closeCarrier()
 		return nil, fmt.Errorf("configure nats server: %w", err)
 	}
 	logger := natslog.New(cfg.Log)
-	s.ns.SetLogger(logger, false, false)
+	s.ns.SetLogger(lines{logger}, false, false)
 	if err := logger.Await(ctx, s.ns); err != nil {
 		s.Close()
 		return nil, err
@@ -137,21 +145,19 @@ func (s *Server) options(cfg Config) (*server.Options, error) {
 	opts.StoreDir = cfg.Dir
 	opts.SyncAlways = true
 	opts.DisableJetStreamBanner = true
-	opts.ConnectErrorReports = reportEvery
-	opts.ReconnectErrorReports = reportEvery
 	if err := s.users(opts, cfg); err != nil {
 		return nil, err
 	}
 	if cfg.LeafURL == "" {
 		return opts, nil
 	}
-	remote, err := cfg.remote()
+	remote, err := s.remote(cfg)
 	if err != nil {
 		return nil, err
 	}
 	opts.LeafNode.Remotes = []*server.RemoteLeafOpts{remote}
 	opts.LeafNode.WriteDeadline = writeDeadline
-	opts.LeafNode.ReconnectInterval = reconnect + rand.N(reconnect)
+	opts.LeafNode.ReconnectInterval = reconnect
 	return opts, nil
 }
 
@@ -208,39 +214,40 @@ func newUser(account *server.Account) (nkeys.KeyPair, *server.NkeyUser, error) {
 	return key, &server.NkeyUser{Nkey: public, Account: account}, nil
 }
 
-// remote describes the leaf connection.
-func (c Config) remote() (*server.RemoteLeafOpts, error) {
-	u, err := url.Parse(c.LeafURL)
-	if err != nil || u.Host == "" {
-		return nil, fmt.Errorf("leaf URL %q is not an address", c.LeafURL)
-	}
-	if c.ServerName == "" || c.NodeID == "" || c.Sign == nil {
+// remote describes the leaf connection, which goes through the carrier.
+func (s *Server) remote(cfg Config) (*server.RemoteLeafOpts, error) {
+	if cfg.ServerName == "" || cfg.NodeID == "" || cfg.Sign == nil {
 		return nil, errors.New("a leaf connection needs NodeID, ServerName and Sign")
+	}
+	var err error
+	s.carrier, err = carrier.Open(carrier.Config{
+		URL: cfg.LeafURL, RootCAs: cfg.RootCAs, Proxy: cfg.Proxy, Dial: cfg.Dial, Log: s.log,
+	})
+	if err != nil {
+		return nil, err
 	}
 	remote := &server.RemoteLeafOpts{
 		LocalAccount:            UPLINK,
-		URLs:                    []*url.URL{u},
-		SignatureCB:             c.Sign,
-		TLSTimeout:              slowLink.Seconds(),
+		URLs:                    []*url.URL{s.carrier.Remote()},
+		SignatureCB:             cfg.Sign,
 		FirstInfoTimeout:        slowLink,
-		DialTimeout:             slowLink,
 		IgnoreDiscoveredServers: true,
 	}
+	remote.Proxy.URL, remote.Proxy.Username, remote.Proxy.Password = s.carrier.Proxy()
+	remote.Proxy.Timeout = forever
 	remote.Compression.Mode = server.CompressionOff // frames are compressed
-	switch u.Scheme {
-	case "tls", "wss":
-		remote.TLS = true
-	case "nats-leaf", "nats", "ws":
-		remote.TLS = c.RootCAs != nil
-	default:
-		return nil, fmt.Errorf("leaf URL %q: scheme must be nats-leaf, tls, ws or wss", c.LeafURL)
-	}
-	if remote.TLS {
-		remote.TLSConfig = &tls.Config{
-			RootCAs: c.RootCAs, ServerName: u.Hostname(), MinVersion: tls.VersionTLS12,
-		}
-	}
 	return remote, nil
+}
+
+// lines drops what the server says about its way to the carrier, which fails
+// when the agent stops; the carrier tells about the way to the hub.
+type lines struct{ *natslog.Logger }
+
+// Errorf logs an error.
+func (l lines) Errorf(format string, v ...any) {
+	if !strings.HasPrefix(format, "Error trying to connect as leafnode") {
+		l.Logger.Errorf(format, v...)
+	}
 }
 
 // Connect opens an in-process connection to an account. The caller closes it
@@ -285,39 +292,53 @@ func (s *Server) interest(account, subject string) bool {
 // Linked tells whether the leaf is connected and somebody at the hub listens
 // on subject. Before that what is published there is lost.
 func (s *Server) Linked(subject string) bool {
-	_, ok := s.leaf()
-	return ok && s.interest(UPLINK, subject)
-}
-
-// leaf returns the live connection to the hub.
-func (s *Server) leaf() (*server.LeafInfo, bool) {
 	leafz, err := s.ns.Leafz(&server.LeafzOptions{Account: UPLINK})
-	if err != nil || len(leafz.Leafs) == 0 {
-		return nil, false
-	}
-	return leafz.Leafs[0], true
+	return err == nil && len(leafz.Leafs) > 0 && s.interest(UPLINK, subject)
 }
 
-// CutLeaf closes the leaf connection, which comes back on its own.
+// CutLeaf closes the connection to the hub at once; it comes back on its own.
 func (s *Server) CutLeaf() {
-	if leaf, ok := s.leaf(); ok {
-		_ = s.ns.DisconnectClientByID(leaf.ID) // fails if closed since
+	if s.carrier != nil {
+		s.carrier.Cut()
 	}
 }
 
-// LeafBytes returns the message bytes sent and received in the present leaf
-// connection, from 0 again in the next. Protocol lines, TLS and TCP are not
-// counted.
-func (s *Server) LeafBytes() (tx, rx uint64) {
-	leaf, ok := s.leaf()
-	if !ok {
+// DialNow dials the hub without waiting longer, if there is no connection.
+func (s *Server) DialNow() {
+	if s.carrier != nil {
+		s.carrier.DialNow()
+	}
+}
+
+// Bytes returns what was sent to the hub and received since the start, over
+// all connections: the payload of TCP, with TLS and the talk with a proxy.
+func (s *Server) Bytes() (tx, rx uint64) {
+	if s.carrier == nil {
 		return 0, 0
 	}
-	return uint64(leaf.OutBytes), uint64(leaf.InBytes)
+	return s.carrier.Bytes()
+}
+
+// LinkInfo tells how the connection to the hub is.
+type LinkInfo = carrier.Info
+
+// Link tells how the connection to the hub is; without a hub it is zero.
+func (s *Server) Link() LinkInfo {
+	if s.carrier == nil {
+		return LinkInfo{}
+	}
+	return s.carrier.Info()
 }
 
 // Close stops the server and waits until it has stored everything.
 func (s *Server) Close() {
+	s.closeCarrier() // the server would wait for it
 	s.ns.Shutdown()
 	s.ns.WaitForShutdown()
+}
+
+func (s *Server) closeCarrier() {
+	if s.carrier != nil {
+		s.carrier.Close()
+	}
 }
