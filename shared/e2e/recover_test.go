@@ -208,6 +208,7 @@ func TestRevoked(t *testing.T) {
 		t.Errorf("the hub has %d points, want 5", got)
 	}
 	h.crash() // nor does the hub forget
+	g.crash() // which would wait minutes by now
 	tries = g.link.Connections()
 	eventually(t, "the gateway tries again, in vain", func() bool {
 		if g.status().Connected || g.device().Online {

@@ -110,6 +110,26 @@ type Carrier struct {
 
 // Open returns a carrier that waits for the server. Nothing is dialled before.
 func Open(cfg Config) (*Carrier, error) {
+	c, err := prepare(cfg)
+	if err != nil {
+		return nil, err
+	}
+	if c.listener, err = net.Listen("tcp", "127.0.0.1:0"); err != nil {
+		return nil, fmt.Errorf("listen for the leaf: %w", err)
+	}
+	var ctx context.Context
+	ctx, c.stop = context.WithCancel(context.Background())
+	c.http = &http.Server{
+		Handler: http.HandlerFunc(c.serve), BaseContext: func(net.Listener) context.Context { return ctx },
+		ReadHeaderTimeout: headerWait, MaxHeaderBytes: 4 << 10, ErrorLog: log.New(io.Discard, "", 0),
+	}
+	c.http.SetKeepAlivesEnabled(false)
+	c.group.Go(func() { _ = c.http.Serve(c.listener) }) // ends with Close
+	return c, nil
+}
+
+// prepare returns a carrier that does not listen yet.
+func prepare(cfg Config) (*Carrier, error) {
 	u, err := url.Parse(cfg.URL)
 	if err != nil || u.Host == "" {
 		return nil, fmt.Errorf("hub URL %q is not an address", cfg.URL)
@@ -139,17 +159,6 @@ func Open(cfg Config) (*Carrier, error) {
 	if c.cfg.Networks == nil {
 		c.cfg.Networks = networks
 	}
-	if c.listener, err = net.Listen("tcp", "127.0.0.1:0"); err != nil {
-		return nil, fmt.Errorf("listen for the leaf: %w", err)
-	}
-	var ctx context.Context
-	ctx, c.stop = context.WithCancel(context.Background())
-	c.http = &http.Server{
-		Handler: http.HandlerFunc(c.serve), BaseContext: func(net.Listener) context.Context { return ctx },
-		ReadHeaderTimeout: headerWait, MaxHeaderBytes: 4 << 10, ErrorLog: log.New(io.Discard, "", 0),
-	}
-	c.http.SetKeepAlivesEnabled(false)
-	c.group.Go(func() { _ = c.http.Serve(c.listener) }) // ends with Close
 	return c, nil
 }
 
@@ -221,6 +230,16 @@ func (c *Carrier) Cut() {
 	}
 }
 
+// Used tells that the present connection serves its purpose: should the
+// network break it, the next try need not wait long.
+func (c *Carrier) Used() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.line != nil {
+		c.line.used = true
+	}
+}
+
 // serve gives the server its tunnel, and nobody else.
 func (c *Carrier) serve(w http.ResponseWriter, r *http.Request) {
 	want := "Basic " + base64.StdEncoding.EncodeToString([]byte(user+":"+c.password))
@@ -244,14 +263,13 @@ func (c *Carrier) serve(w http.ResponseWriter, r *http.Request) {
 	if err != nil {
 		return // nobody is there to be told
 	}
-	defer c.Cut()
-	local, _, err := http.NewResponseController(w).Hijack()
-	if err != nil {
-		return
-	}
-	defer func() { _ = local.Close() }()
 	since := time.Now()
-	err = c.carry(local, l)
+	err = errHere
+	if local, _, hangup := http.NewResponseController(w).Hijack(); hangup == nil {
+		err = c.carry(local, l)
+		_ = local.Close()
+	}
+	_ = l.raw.Close()
 	c.ended(l, time.Since(since), err)
 }
 
@@ -264,8 +282,19 @@ func (c *Carrier) enter() bool {
 	return !c.closed
 }
 
-// errHere means that not the hub ended a connection.
-var errHere = errors.New("closed by this end")
+var (
+	// errHere means that this end closed a connection.
+	errHere = errors.New("closed by this end")
+	// errClosed means that the hub closed it and gave no reason: it stopped, or
+	// something before it turns gateways away.
+	errClosed = errors.New("hub closed the connection")
+)
+
+// refusal is an end that the hub gave a reason for.
+type refusal string
+
+// Error says what the hub said.
+func (r refusal) Error() string { return string(r) }
 
 // carry moves data until either end closes, and returns why.
 func (c *Carrier) carry(local net.Conn, l *line) error {
@@ -292,7 +321,7 @@ func (c *Carrier) carry(local net.Conn, l *line) error {
 	case l.left.Load():
 		return errHere
 	case err == nil:
-		return refusal("hub closed the connection")
+		return errClosed
 	default:
 		return fmt.Errorf("connection to the hub: %w", err)
 	}

@@ -49,6 +49,7 @@ type line struct {
 
 	left atomic.Bool // the server closed its end
 	cut  bool        // by Cut; guarded by Carrier.mu
+	used bool        // by Used; guarded by Carrier.mu
 }
 
 // dial opens a connection to the hub that is ready for the server. It is not

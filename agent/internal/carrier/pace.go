@@ -16,8 +16,9 @@ const (
 	// be bad costs the radio and the hub.
 	refusedWait = 2 * time.Minute
 	maxRefusals = 3
-	// useful is how long a connection lives that was of use: longer than a hub
-	// waits for a credential, and the link for the answer to its hello.
+	// useful is how long a connection lives that was of use in any case: longer
+	// than a hub waits for a credential, and the link for the answer to its
+	// hello.
 	useful = 30 * time.Second
 	// lookEvery is how soon a network is seen that came up.
 	lookEvery = 2 * time.Second
@@ -25,12 +26,6 @@ const (
 	// hour, make a line in the log.
 	quietTries, reportTries = 3, 15
 )
-
-// refusal is an end of a connection that the hub wanted.
-type refusal string
-
-// Error says what the hub said.
-func (r refusal) Error() string { return string(r) }
 
 // connect returns a connection to the hub, however long that takes.
 func (c *Carrier) connect(ctx context.Context) (*line, error) {
@@ -193,16 +188,17 @@ func (c *Carrier) failed(err error) {
 func (c *Carrier) ended(l *line, lived time.Duration, err error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	var r refusal
-	if lived >= useful {
-		c.tries, c.refusals = 0, 0
-	} else if errors.As(err, &r) && !l.cut {
-		c.refusals++
-	}
-	c.tries++
 	if l.cut {
 		err = errHere
 	}
+	var r refusal
+	switch refused := errors.As(err, &r); {
+	case lived >= useful, l.used && !refused && !l.cut:
+		c.tries, c.refusals = 0, 0
+	case refused, errors.Is(err, errClosed):
+		c.refusals++
+	}
+	c.tries++
 	c.line, c.info.State, c.info.LastError = nil, Connecting, err.Error()
 	if !c.closed {
 		c.report("connection to the hub ended")

@@ -6,6 +6,7 @@ package config
 import (
 	"errors"
 	"fmt"
+	"net/url"
 	"time"
 
 	"github.com/rs/zerolog"
@@ -33,6 +34,9 @@ type Config struct {
 	// CommitEvery is how often points are made durable that nobody waits for;
 	// default 0, by the gateway's plan.
 	CommitEvery time.Duration
+	// Proxy is an HTTP proxy on the way to the hub; default nil, by HTTPS_PROXY
+	// and NO_PROXY. It may hold a password.
+	Proxy *url.URL
 	// LogLevel is debug, info, warn or error; default info.
 	LogLevel string
 
@@ -49,6 +53,7 @@ type Settings struct {
 	Data        *string        `yaml:"data" env:"SAPFLOW_DATA" placeholder:"DIR" help:"Directory of all that the agent stores."`
 	Listen      *string        `yaml:"listen" env:"SAPFLOW_LISTEN" placeholder:"127.0.0.1:4222" help:"Address where local programs connect by NATS. The default moves to a free port when it is taken."`
 	CommitEvery *time.Duration `yaml:"commitEvery" env:"SAPFLOW_COMMIT_EVERY" placeholder:"10s" help:"How often points are made durable that nobody waits for, by the gateway's plan by default."`
+	Proxy       *string        `yaml:"proxy" env:"SAPFLOW_PROXY" placeholder:"URL" help:"HTTP proxy on the way to the hub, by HTTPS_PROXY and NO_PROXY by default. Keep a password out of the command line: others can read that."`
 	LogLevel    *string        `yaml:"logLevel" env:"SAPFLOW_LOG_LEVEL" placeholder:"info" help:"debug, info, warn or error."`
 }
 
@@ -68,7 +73,24 @@ func (s Settings) Load(path string) (Config, error) {
 		CommitEvery: cli.First(0, s.CommitEvery, f.CommitEvery),
 		LogLevel:    cli.First(DefaultLogLevel, s.LogLevel, f.LogLevel),
 	}
+	var err error
+	if c.Proxy, err = parseProxy(cli.First("", s.Proxy, f.Proxy)); err != nil {
+		return Config{}, err
+	}
 	return c, c.check()
+}
+
+// parseProxy reads the address of a proxy, nil for "". Its error does not show
+// the address, which may hold a password.
+func parseProxy(text string) (*url.URL, error) {
+	if text == "" {
+		return nil, nil
+	}
+	u, err := url.Parse(text)
+	if err != nil || u.Hostname() == "" || u.Scheme != "http" && u.Scheme != "https" {
+		return nil, errors.New("proxy is not an address such as http://user:password@proxy.example.com:3128")
+	}
+	return u, nil
 }
 
 func (c Config) check() error {

@@ -53,6 +53,24 @@ func TestLayers(t *testing.T) {
 	}
 }
 
+func TestProxy(t *testing.T) {
+	got, err := load(t, "data: d\n")
+	if err != nil || got.Proxy != nil {
+		t.Errorf("default: got %v, %v", got.Proxy, err)
+	}
+	t.Setenv("SAPFLOW_PROXY", "http://user:s3cret@proxy:3128")
+	got, err = load(t, "data: d\nproxy: http://other:1\n")
+	if err != nil || got.Proxy == nil || got.Proxy.Host != "proxy:3128" {
+		t.Errorf("environment: got %v, %v", got.Proxy, err)
+	}
+	for _, bad := range []string{"user:s3cret@proxy:3128", "socks5://user:s3cret@proxy:1", "http://user:s3cret@", "http://user:s3cret@proxy:port"} {
+		t.Setenv("SAPFLOW_PROXY", bad)
+		if _, err := load(t, "data: d\n"); err == nil || strings.Contains(err.Error(), "s3cret") {
+			t.Errorf("%s: got %v", bad, err)
+		}
+	}
+}
+
 func TestRefused(t *testing.T) {
 	for _, tc := range []struct {
 		file  string

@@ -42,7 +42,7 @@ const (
 	maxPayload = 256 << 10
 	// reconnect is how soon the server asks the carrier for a new connection;
 	// when there is one the carrier decides.
-	reconnect = 100 * time.Millisecond
+	reconnect = 20 * time.Millisecond
 	// forever is how long the server waits for the carrier.
 	forever = 365 * 24 * time.Hour
 	// slowLink bounds what the server waits for once there is a connection.
@@ -293,7 +293,11 @@ func (s *Server) interest(account, subject string) bool {
 // on subject. Before that what is published there is lost.
 func (s *Server) Linked(subject string) bool {
 	leafz, err := s.ns.Leafz(&server.LeafzOptions{Account: UPLINK})
-	return err == nil && len(leafz.Leafs) > 0 && s.interest(UPLINK, subject)
+	linked := err == nil && len(leafz.Leafs) > 0 && s.interest(UPLINK, subject)
+	if linked && s.carrier != nil {
+		s.carrier.Used()
+	}
+	return linked
 }
 
 // CutLeaf closes the connection to the hub at once; it comes back on its own.
