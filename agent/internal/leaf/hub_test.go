@@ -18,6 +18,7 @@ import (
 type hub struct {
 	ns      *server.Server
 	addr    string
+	web     string // the same for WebSockets
 	account nkeys.KeyPair
 	door    *nats.Conn
 }
@@ -63,7 +64,10 @@ func startHub(t *testing.T, tlsConfig *tls.Config) *hub {
 		AccountResolver:  resolver,
 		LeafNode: server.LeafNodeOpts{
 			Host: "127.0.0.1", Port: -1, AuthTimeout: 2, NoAdvertise: true,
-			IsolateLeafnodeInterest: true, TLSConfig: tlsConfig, TLSTimeout: 8,
+			IsolateLeafnodeInterest: true, TLSConfig: tlsConfig, TLSTimeout: 20,
+		},
+		Websocket: server.WebsocketOpts{
+			Host: "127.0.0.1", Port: -1, NoTLS: tlsConfig == nil, TLSConfig: tlsConfig, HandshakeTimeout: 20 * time.Second,
 		},
 	}
 	if h.ns, err = server.NewServer(opts); err != nil {
@@ -75,6 +79,7 @@ func startHub(t *testing.T, tlsConfig *tls.Config) *hub {
 		t.Fatal("hub is not ready")
 	}
 	h.addr = net.JoinHostPort(opts.LeafNode.Host, strconv.Itoa(opts.LeafNode.Port))
+	h.web = net.JoinHostPort(opts.Websocket.Host, strconv.Itoa(opts.Websocket.Port))
 
 	user := create(t, nkeys.CreateUser)
 	all := h.issue(t, user, "door", false)
@@ -95,7 +100,7 @@ func (h *hub) issue(t *testing.T, user nkeys.KeyPair, id string, device bool) st
 	if device {
 		claims.Pub.Allow.Add("from." + id + ".>")
 		claims.Sub.Allow.Add("to." + id + ".>")
-		claims.AllowedConnectionTypes.Add(jwt.ConnectionTypeLeafnode)
+		claims.AllowedConnectionTypes.Add(jwt.ConnectionTypeLeafnode, jwt.ConnectionTypeLeafnodeWS)
 	}
 	token, err := claims.Encode(h.account)
 	if err != nil {
