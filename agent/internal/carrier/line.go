@@ -6,6 +6,7 @@ import (
 	"context"
 	"crypto/tls"
 	"encoding/base64"
+	"encoding/binary"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -159,16 +160,18 @@ func (l *line) startRaw(ctx context.Context, c *Carrier) error {
 	if err != nil {
 		return fmt.Errorf("greeting of the hub: %w", err)
 	}
-	text, isInfo := bytes.CutPrefix(text, []byte("INFO "))
-	var info map[string]json.RawMessage
-	if !isInfo || json.Unmarshal(text, &info) != nil {
+	text = bytes.Clone(text)
+	data, isInfo := bytes.CutPrefix(text, []byte("INFO "))
+	var info struct {
+		TLSRequired bool `json:"tls_required"`
+	}
+	if !isInfo || json.Unmarshal(data, &info) != nil {
 		return errors.New("what answers is no hub")
 	}
-	offered := string(info["tls_required"]) == "true"
 	switch demanded := c.url.Scheme == "tls" || c.cfg.RootCAs != nil; {
-	case offered && l.r.Buffered() > 0:
+	case info.TLSRequired && l.r.Buffered() > 0:
 		return errors.New("hub says more before TLS than it should")
-	case offered:
+	case info.TLSRequired:
 		if err := l.startTLS(ctx, c.tls); err != nil {
 			return err
 		}
@@ -176,14 +179,19 @@ func (l *line) startRaw(ctx context.Context, c *Carrier) error {
 	case demanded:
 		return errors.New("TLS is demanded and the hub offers none")
 	}
-	for _, field := range []string{"tls_required", "tls_verify", "tls_available"} {
-		delete(info, field)
-	}
-	if text, err = json.Marshal(info); err != nil {
-		return fmt.Errorf("encode greeting: %w", err)
-	}
-	l.info = fmt.Appendf(nil, "INFO %s\r\n", text)
+	hideTLS(text)
+	l.info = text
 	return nil
+}
+
+// hideTLS makes a server that reads an INFO overlook that the hub has TLS,
+// which is none of its business: it would start it too, for a WebSocket at the
+// second connection. The length stays, as a frame around it says what it is.
+func hideTLS(info []byte) {
+	from, to := []byte(`"tls_required"`), []byte(`"tls_at_agent"`)
+	if i := bytes.Index(info, from); i >= 0 {
+		copy(info[i:], to)
+	}
 }
 
 // greet begins the talk of server and hub: a raw one with the INFO that was
@@ -213,10 +221,36 @@ func (c *Carrier) greet(local net.Conn, l *line) error {
 	if !bytes.Contains(status, []byte(" 101 ")) {
 		return refusal(fmt.Sprintf("hub refuses a WebSocket: %s", bytes.TrimSpace(status)))
 	}
-	if _, err := local.Write(status); err != nil {
-		return errHere
+	for line := status; len(line) > 0; {
+		if _, err := local.Write(line); err != nil {
+			return errHere
+		}
+		if len(bytes.TrimSpace(line)) == 0 {
+			break
+		}
+		if line, err = l.r.ReadSlice('\n'); err != nil {
+			return fmt.Errorf("ask the hub for a WebSocket: %w", err)
+		}
 	}
+	frame, err := l.firstFrame()
+	if err != nil {
+		return fmt.Errorf("greeting of the hub: %w", err)
+	}
+	hideTLS(frame) // where it is read from next
 	return l.raw.SetDeadline(time.Time{})
+}
+
+// firstFrame returns the first frame of a WebSocket, which stays to be read.
+func (l *line) firstFrame() ([]byte, error) {
+	head, err := l.r.Peek(4)
+	if err != nil {
+		return nil, err
+	}
+	size := 2 + int(head[1])
+	if head[1] == 126 { // two bytes of length follow
+		size = 4 + int(binary.BigEndian.Uint16(head[2:]))
+	}
+	return l.r.Peek(size) // fails for what is longer than any greeting
 }
 
 // counted is the socket: it counts bytes and gives each write a deadline.
