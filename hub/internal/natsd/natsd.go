@@ -34,8 +34,9 @@ const (
 	// leafAuthTimeout bounds how long a silent, unauthenticated connection
 	// may stay.
 	leafAuthTimeout = 2 * time.Second
-	// leafTLSTimeout lets a handshake over Cat-M end; up to 4 s were seen.
-	leafTLSTimeout = 8 * time.Second
+	// leafTLSTimeout lets a handshake over Cat-M end; up to 4 s were seen, on
+	// good days. A gateway waits as long (agent/internal/carrier).
+	leafTLSTimeout = 20 * time.Second
 	// leafWriteDeadline keeps a gateway whose radio stalls; a link that is
 	// really gone is found by the protocol.
 	leafWriteDeadline = time.Minute
