@@ -265,6 +265,7 @@ func (c *Carrier) serve(w http.ResponseWriter, r *http.Request) {
 	}
 	since := time.Now()
 	err = errHere
+	// Nothing is read ahead: the server is silent until it has its answer.
 	if local, _, hangup := http.NewResponseController(w).Hijack(); hangup == nil {
 		err = c.carry(local, l)
 		_ = local.Close()

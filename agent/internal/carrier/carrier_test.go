@@ -371,6 +371,14 @@ func TestProxyOfEnvironment(t *testing.T) {
 			t.Errorf("%s: dialled %v, want %s", name, where, tc.want)
 		}
 	}
+	socks := &url.URL{Scheme: "socks5", User: url.UserPassword("user", "s3cret"), Host: "own.test:1"}
+	c, err := prepare(Config{URL: "tls://direct.test", Proxy: socks})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := c.dial(t.Context()); err == nil || err.Error() != "proxy own.test:1 speaks socks5, not HTTP" {
+		t.Errorf("socks: got %v", err)
+	}
 }
 
 // TestNames moves the hub to another address between two dials.

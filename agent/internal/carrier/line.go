@@ -63,6 +63,9 @@ func (c *Carrier) dial(ctx context.Context) (*line, error) {
 	}
 	address := target
 	if proxy != nil {
+		if proxy.Scheme != "http" && proxy.Scheme != "https" {
+			return nil, fmt.Errorf("proxy %s speaks %s, not HTTP", proxy.Host, proxy.Scheme)
+		}
 		address = hostPort(proxy)
 	}
 	raw, err := c.open(ctx, address)
