@@ -18,7 +18,7 @@ const Version = 2
 
 // MaxPoints bounds the points of a frame, those set aside included, and the
 // names in its tables. It is above what a log or a link puts into one frame.
-const MaxPoints = 1 << 14
+const MaxPoints = 1 << 15
 
 // MaxBody bounds what the body of a frame unpacks to, so that a small frame
 // cannot ask for much memory. It is far above the largest group.

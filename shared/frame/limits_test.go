@@ -199,7 +199,7 @@ func TestLargestFrame(t *testing.T) {
 	if len(got.Entries) != frame.MaxPoints || !got.Verify() {
 		t.Errorf("got %d points, want %d", len(got.Entries), frame.MaxPoints)
 	}
-	if bound := uint64(16 * frame.MaxBody); n > bound {
+	if bound := uint64(32 * frame.MaxBody); n > bound {
 		t.Errorf("%d bytes made decoding allocate %d, want at most %d", len(b), n, bound)
 	}
 	f.Entries = append(f.Entries, frame.Entry{})

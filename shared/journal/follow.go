@@ -187,15 +187,16 @@ func (l *Log) attach(f *frame.Frame, pos frame.Position) (*frame.Frame, error) {
 // grow merges the frames behind f into it while they fit, and remembers where
 // it stopped.
 func (l *Log) grow(ctx context.Context, f *frame.Frame, seq uint64, limit int) (*frame.Frame, error) {
-	if t := f.Truncate(limit); t != f {
-		return t, nil // the next call finds the rest by position
-	}
 	l.mu.Lock()
 	end := l.stream
 	l.mu.Unlock()
 	from, size, values := seq, 0, valueBytes(f)
-	for seq < end {
-		m, err := l.cfg.Store.Next(ctx, seq+1)
+	next := seq + 1 // where the reader goes on
+	if t := f.Truncate(limit); t != f {
+		f, next = t, seq
+	}
+	for next > seq && seq < end {
+		m, err := l.cfg.Store.Next(ctx, next)
 		if errors.Is(err, ErrEmpty) {
 			break
 		}
@@ -206,21 +207,23 @@ func (l *Log) grow(ctx context.Context, f *frame.Frame, seq uint64, limit int) (
 		if err != nil {
 			return nil, fmt.Errorf("message %d: %w", m.Seq, err)
 		}
-		if values += valueBytes(g); values > maxValueBytes || len(f.Entries)+len(g.Entries) > limit {
+		seq, next = m.Seq, m.Seq+1
+		rest := limit - len(f.Entries)
+		if t := g.Truncate(rest); t != g {
+			g, next = t, seq
+		}
+		merged, err := f.Merge(g)
+		if values += valueBytes(g); err != nil || values > maxMergeBytes || len(g.Entries) > rest {
+			next = seq // another epoch begins, or it is too much
 			break
 		}
-		size += len(m.Data)
-		merged, err := f.Merge(g)
-		if err != nil {
-			break // another epoch begins
-		}
-		f, seq = merged, m.Seq
+		f, size = merged, size+len(m.Data)
 	}
 	if seq > from && size > maxFrameBytes/2 && len(f.Encode()) > maxFrameBytes { // many names
-		return f.Truncate(len(f.Entries) / 2), nil
+		return f.Truncate(len(f.Entries) / 2), nil // the next call finds the rest by position
 	}
 	l.mu.Lock()
-	l.hint = place{f.End(), seq + 1}
+	l.hint = place{f.End(), next}
 	l.mu.Unlock()
 	return f, nil
 }

@@ -29,6 +29,7 @@ import (
 const (
 	maxFramePoints = 10_000
 	maxValueBytes  = 128 << 10 // of its values and origins
+	maxMergeBytes  = 256 << 10 // the same, of several frames that go as one
 	maxFrameBytes  = 224 << 10 // encoded
 )
 
@@ -83,6 +84,7 @@ type Log struct {
 	seq     uint64         // last number given out in the epoch
 	pending []frame.Entry  // numbered, not durable
 	waiters []waiter
+	company int // writers who waited when the last commit ended, those it served included
 	urgent  bool
 	covers  frame.Covers
 	trying  *encoded      // the frame of an append that failed: it may be stored yet; commitMu
@@ -270,6 +272,7 @@ func (l *Log) Run(ctx context.Context) error {
 		waiting, every := len(l.pending) > 0, l.cfg.Every
 		l.mu.Unlock()
 		if now {
+			l.gather()
 			if err := l.Commit(ctx); err != nil && ctx.Err() == nil {
 				l.cfg.Log.Warn().Err(err).Msg("commit failed, trying again")
 				timer.Reset(time.Second)
@@ -284,6 +287,35 @@ func (l *Log) Run(ctx context.Context) error {
 		if waiting && due == nil {
 			timer.Reset(every)
 			due = timer.C
+		}
+	}
+}
+
+// gatherWait bounds how long a commit waits for company. It is less than a
+// sync takes.
+const gatherWait = 150 * time.Microsecond
+
+// gather waits a moment for the writers who were there at the last commit:
+// they tend to come again, and share a sync if they come in time. A lone
+// writer never waits.
+func (l *Log) gather() {
+	var end <-chan time.Time
+	for {
+		l.mu.Lock()
+		enough := len(l.waiters) == 0 || len(l.waiters) >= l.company
+		l.mu.Unlock()
+		if enough {
+			return
+		}
+		if end == nil {
+			timer := time.NewTimer(gatherWait)
+			defer timer.Stop()
+			end = timer.C
+		}
+		select {
+		case <-l.wake:
+		case <-end:
+			return
 		}
 	}
 }
@@ -451,6 +483,7 @@ func (l *Log) settle(last uint64, n int, err error) {
 	}
 	ready := l.waiters[:k]
 	l.waiters = l.waiters[k:]
+	l.company = len(ready) + len(l.waiters)
 	l.mu.Unlock()
 	for _, w := range ready {
 		w.done(err)

@@ -22,9 +22,9 @@ const (
 	assumedSize = 4.0 // bytes a point
 	// overhead is about what a parcel and its ack take besides.
 	overhead = 130
-	// A frame takes about ten round trips of the line, so that waiting for the
-	// ack costs a tenth, but not so long that pings or newest values wait.
-	tripsPerFrame = 10
+	// A frame takes about twelve round trips of the line, so that waiting for
+	// the ack costs little, but not so long that pings or newest values wait.
+	tripsPerFrame = 12
 	shortestFrame = time.Second
 	longestFrame  = 4 * time.Second
 	// measurable is the size from which a parcel tells the rate of a line.

@@ -26,8 +26,8 @@ const (
 	maxHeads      = 5_000
 	maxLive       = 1_000
 	// framePoints bounds the points of a frame. At 1.2 B each it takes 3 s at
-	// 50 kbit/s.
-	framePoints = 16_000
+	// 100 kbit/s.
+	framePoints = 32_000
 	// liveShare is how much of the bytes newest values may take while the log
 	// is behind: one part in so many.
 	liveShare = 5

@@ -50,7 +50,7 @@ const (
 	// writeDeadline keeps the leaf while the radio stalls; a link that is
 	// really gone is found by the protocol.
 	writeDeadline = time.Minute
-	pingInterval  = 2 * time.Minute
+	pingInterval  = 10 * time.Minute // empty frames of the link show that it lives
 	// maxStore switches off the server's own limit; the agent's store.max
 	// decides.
 	maxStore = 1 << 50

@@ -34,9 +34,6 @@ const (
 	forkBurst = 3
 )
 
-// maxPoints bounds a frame; a gateway's log cuts them at the same.
-const maxPoints = 16_000
-
 // Config says what the door connects. All fields but Log must be set.
 type Config struct {
 	Conn     *nats.Conn                    // in the gateways' account
@@ -228,7 +225,7 @@ func (d *Door) Fill(meta *bus.Meta) {
 
 // store judges, stores and applies a frame of a gateway's log.
 func (d *Door) store(ctx context.Context, g *Gate, f *frame.Frame) ([]link.AsideCount, error) {
-	if f.Kind != frame.Log || len(f.Aside) > 0 || len(f.Entries) > maxPoints || !f.Verify() {
+	if f.Kind != frame.Log || len(f.Aside) > 0 || len(f.Entries) > frame.MaxPoints || !f.Verify() {
 		return nil, errors.New("frame is not what a gateway sends")
 	}
 	v := d.cfg.Instance.Judge(g.id, f.Entries)
@@ -273,7 +270,7 @@ func count(aside []frame.Aside) []link.AsideCount {
 // merge takes the winners that a gateway holds. They are in no log here, so a
 // snapshot makes them durable before the ack; live ones the log brings later.
 func (d *Door) merge(g *Gate, f *frame.Frame, live bool) error {
-	if len(f.Entries) > maxPoints {
+	if len(f.Entries) > frame.MaxPoints {
 		return errors.New("frame is not what a gateway sends")
 	}
 	v := d.cfg.Instance.Judge(g.id, f.Entries)
