@@ -8,6 +8,7 @@ package natstest
 import (
 	"errors"
 	"fmt"
+	"math/rand/v2"
 	"net"
 	"sync"
 	"testing"
@@ -23,6 +24,27 @@ type LinkConfig struct {
 	Rate int
 	// Delay is the time each way; default none.
 	Delay time.Duration
+	// Jitter is added to Delay, anew for each piece of data: uniform between 0
+	// and Jitter, drawn from Seed. Order is kept. Default none.
+	Jitter time.Duration
+	Seed   uint64
+	// NATTimeout makes a connection that carried nothing for so long a black
+	// hole, as HalfOpen does; default never. Keep-alives of TCP end at the
+	// proxy and do not count, as with a router that ignores them.
+	NATTimeout time.Duration
+	// Scale runs the link faster by this factor: Rate is multiplied, Delay,
+	// Jitter and NATTimeout are divided, so that at 10 an hour passes in six
+	// minutes. Default 1.
+	Scale int
+}
+
+// scaled returns the configuration in real time.
+func (c LinkConfig) scaled() LinkConfig {
+	if n := c.Scale; n > 1 {
+		c.Rate *= n
+		c.Delay, c.Jitter, c.NATTimeout = c.Delay/time.Duration(n), c.Jitter/time.Duration(n), c.NATTimeout/time.Duration(n)
+	}
+	return c
 }
 
 // Link is a TCP proxy on loopback that behaves like a radio. It is safe for
@@ -31,7 +53,7 @@ type Link struct {
 	cfg   LinkConfig
 	l     net.Listener
 	group sync.WaitGroup
-	lines [2]line // up, down
+	lines [2]*line // up, down
 
 	mu     sync.Mutex
 	target string
@@ -41,6 +63,7 @@ type Link struct {
 	pairs  map[*pair]struct{}
 	made   int
 	bytes  [2]uint64
+	bill   bill
 	fuse   uint64 // bytes until the next cut, both ways together; 0 for none
 	burnt  bool   // the fuse is used up, the cut is on its way
 }
@@ -50,7 +73,11 @@ type pair struct {
 	near, far *net.TCPConn
 	done      chan struct{} // closed when the pair is
 	once      sync.Once
-	dark      bool // both ends are kept open and hear nothing; guarded by Link.mu
+
+	// Guarded by Link.mu:
+	dark   bool      // both ends are kept open and hear nothing
+	last   time.Time // when something crossed it
+	meters [2]meter
 }
 
 // The ways through a link.
@@ -65,7 +92,10 @@ func NewLink(cfg LinkConfig) (*Link, error) {
 	if err != nil {
 		return nil, fmt.Errorf("open link: %w", err)
 	}
-	l := &Link{cfg: cfg, l: listener, target: cfg.Target, pairs: map[*pair]struct{}{}, flow: make(chan struct{})}
+	l := &Link{cfg: cfg.scaled(), l: listener, target: cfg.Target, pairs: map[*pair]struct{}{}, flow: make(chan struct{})}
+	for way := range l.lines {
+		l.lines[way] = newLine(l.cfg, way)
+	}
 	close(l.flow)
 	l.group.Add(1)
 	go l.accept()
@@ -164,11 +194,19 @@ func (l *Link) HalfOpen() {
 }
 
 // Bytes returns how many bytes went to the target and came back, over all
-// connections: what a provider of the line would bill, without TCP and IP.
+// connections, without the headers of TCP and IP.
 func (l *Link) Bytes() (sent, received uint64) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	return l.bytes[up], l.bytes[down]
+}
+
+// Bill returns what a provider of the line counts each way: Bytes and an
+// estimate of TCP and IP around them.
+func (l *Link) Bill() (sent, received uint64) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.bill[up], l.bill[down]
 }
 
 // Connections returns how many connections were made through the link.
@@ -222,7 +260,7 @@ func (l *Link) connect(near *net.TCPConn) {
 		reset(near)
 		return
 	}
-	p := &pair{near: near, far: far.(*net.TCPConn), done: make(chan struct{})}
+	p := &pair{near: near, far: far.(*net.TCPConn), done: make(chan struct{}), last: time.Now()}
 	l.mu.Lock()
 	if l.cut || l.closed {
 		l.mu.Unlock()
@@ -231,6 +269,7 @@ func (l *Link) connect(near *net.TCPConn) {
 	}
 	l.pairs[p] = struct{}{}
 	l.made++
+	l.bill.open()
 	l.mu.Unlock()
 	var ways sync.WaitGroup
 	ways.Add(2)
@@ -256,22 +295,40 @@ func (p *pair) reset() {
 	})
 }
 
-// line is one way of the link: bytes leave it one after the other.
+// line is one way of the link for all connections: data leaves it one piece
+// after the other and arrives a delay later, in the same order.
 type line struct {
-	mu   sync.Mutex
-	free time.Time // when the last byte has left
+	rate          int
+	delay, jitter time.Duration
+
+	mu     sync.Mutex
+	random *rand.Rand
+	free   time.Time // when the last byte has left
+	due    time.Time // when it arrives
 }
 
-// send returns how long until n bytes more have left.
-func (w *line) send(n, rate int) time.Duration {
+func newLine(cfg LinkConfig, way int) *line {
+	return &line{rate: cfg.Rate, delay: cfg.Delay, jitter: cfg.Jitter, random: rand.New(rand.NewPCG(cfg.Seed, uint64(way)))}
+}
+
+// send returns when n bytes that come now have left, and when they arrive.
+func (w *line) send(now time.Time, n int) (left, due time.Time) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	now := time.Now()
 	if w.free.Before(now) {
 		w.free = now
 	}
-	w.free = w.free.Add(time.Duration(n) * time.Second / time.Duration(rate))
-	return w.free.Sub(now)
+	if w.rate > 0 {
+		w.free = w.free.Add(time.Duration(n) * time.Second / time.Duration(w.rate))
+	}
+	due = w.free.Add(w.delay)
+	if w.jitter > 0 {
+		due = due.Add(time.Duration(w.random.Int64N(int64(w.jitter) + 1)))
+	}
+	if w.due.Before(due) {
+		w.due = due
+	}
+	return w.free, w.due
 }
 
 // parcel is data that arrives at a time.
@@ -281,56 +338,89 @@ type parcel struct {
 }
 
 const (
-	// readBytes is the largest piece that moves as one; a slow line gets
-	// pieces of at most a twentieth of a second.
-	readBytes = 16 << 10
+	// readBytes is the largest piece that moves as one where the rate is
+	// unlimited; else it is a segment, which a line sends without a pause.
+	readBytes = 11 * segmentBytes
 	// flightParcels bounds what is on its way.
 	flightParcels = 256
+	// modemBytes bounds what waits before a slow line, so that data queues at
+	// the sender as it does behind a modem, not in the buffers of loopback.
+	modemBytes = 16 << 10
 )
 
 // carry moves data one way until either end closes. A close that the far end
 // may see arrives behind the data.
 func (l *Link) carry(p *pair, from, to *net.TCPConn, way int) {
-	size := readBytes
-	if l.cfg.Rate > 0 {
-		size = min(size, max(64, l.cfg.Rate/20))
-	}
-	flight := make(chan parcel, flightParcels) // closed by the reader
+	flight := make(chan parcel, flightParcels) // closed by receive
 	go func() {
 		defer close(flight)
-		for {
-			buf := make([]byte, size)
-			n, err := from.Read(buf)
-			if n > 0 {
-				if l.cfg.Rate > 0 && !p.wait(l.lines[way].send(n, l.cfg.Rate)) {
-					return
-				}
-				select {
-				case flight <- parcel{buf[:n], time.Now().Add(l.cfg.Delay)}:
-				case <-p.done:
-					return
-				}
-			}
-			if err != nil {
-				return
-			}
-		}
+		l.receive(p, from, way, flight)
 	}()
 	for q := range flight {
 		if !p.wait(time.Until(q.due)) || !l.deliver(p, to, q.data, way) {
 			p.reset()
 		}
 	}
-	l.mu.Lock()
-	dark := p.dark
-	l.mu.Unlock()
-	if dark {
-		_ = from.Close()
-		<-p.done // until the link is cut or closed
+	if l.closes(p, way) {
+		_ = to.CloseWrite()
+		_ = from.CloseRead()
 		return
 	}
-	_ = to.CloseWrite()
-	_ = from.CloseRead()
+	_ = from.Close()
+	<-p.done // until the link is cut or closed
+}
+
+// receive takes data from an end no faster than it leaves.
+func (l *Link) receive(p *pair, from *net.TCPConn, way int, flight chan<- parcel) {
+	size := readBytes
+	if l.cfg.Rate > 0 {
+		size = segmentBytes
+		_ = from.SetReadBuffer(modemBytes) // else the system's size
+	}
+	for {
+		buf := make([]byte, size)
+		n, err := from.Read(buf)
+		if n > 0 {
+			left, due := l.lines[way].send(time.Now(), n)
+			if !p.wait(time.Until(left)) {
+				return
+			}
+			select {
+			case flight <- parcel{buf[:n], due}:
+			case <-p.done:
+				return
+			}
+		}
+		if err != nil {
+			return
+		}
+	}
+}
+
+// forgotten tells whether the router has lost the connection, and notes that
+// something crosses it if not. l.mu is held.
+func (l *Link) forgotten(p *pair) bool {
+	now := time.Now()
+	if t := l.cfg.NATTimeout; t > 0 && now.Sub(p.last) >= t {
+		p.dark = true
+	}
+	p.last = now
+	return p.dark
+}
+
+// closes tells whether the far end of a way hears that the near one closed.
+func (l *Link) closes(p *pair, way int) bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.forgotten(p) {
+		return false
+	}
+	select {
+	case <-p.done: // reset: nothing crossed
+	default:
+		l.bill.close(way)
+	}
+	return true
 }
 
 // deliver writes data at the far end of a way, once nothing is stalled.
@@ -352,7 +442,7 @@ func (l *Link) deliver(p *pair, to *net.TCPConn, data []byte, way int) bool {
 		break
 	}
 	// l.mu is held.
-	if p.dark {
+	if l.forgotten(p) {
 		l.mu.Unlock()
 		return true
 	}
@@ -367,6 +457,7 @@ func (l *Link) deliver(p *pair, to *net.TCPConn, data []byte, way int) bool {
 		l.fuse -= uint64(len(data))
 	}
 	l.bytes[way] += uint64(len(data))
+	l.bill.data(&p.meters[way], way, len(data))
 	l.mu.Unlock()
 	_, err := to.Write(data)
 	if burnt {

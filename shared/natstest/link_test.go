@@ -179,3 +179,94 @@ func TestJetStream(t *testing.T) {
 		t.Error(err)
 	}
 }
+
+func TestLinkJitterKeepsOrder(t *testing.T) {
+	l := natstest.StartLink(t, natstest.LinkConfig{Target: echo(t), Rate: 1_000_000, Jitter: 20 * time.Millisecond, Seed: 1})
+	want := random(50_000)
+	if got, err := exchange(dial(t, l), want); err != nil || !bytes.Equal(got, want) {
+		t.Errorf("got %d bytes, %v", len(got), err)
+	}
+}
+
+func TestLinkForgetsIdleConnections(t *testing.T) {
+	// Ten minutes, in 60 ms.
+	const idle = 60 * time.Millisecond
+	l := natstest.StartLink(t, natstest.LinkConfig{Target: echo(t), NATTimeout: 10 * time.Minute, Scale: 10_000})
+	c := dial(t, l)
+	if _, err := exchange(c, []byte("hello")); err != nil {
+		t.Fatal(err)
+	}
+	time.Sleep(idle)
+	if _, err := c.Write([]byte("never")); err != nil {
+		t.Errorf("the near end was told: %v", err)
+	}
+	_ = c.SetReadDeadline(time.Now().Add(50 * time.Millisecond))
+	if n, err := c.Read(make([]byte, 1)); n > 0 || !errors.Is(err, os.ErrDeadlineExceeded) {
+		t.Errorf("read %d bytes, %v", n, err)
+	}
+	if sent, _ := l.Bytes(); sent != 5 {
+		t.Errorf("%d bytes crossed, want 5", sent)
+	}
+	if _, err := exchange(dial(t, l), []byte("hello")); err != nil {
+		t.Errorf("a new connection: %v", err)
+	}
+}
+
+func TestLinkScale(t *testing.T) {
+	// An hour each way, and 100,000 bytes at 100 B/s: 17 minutes each way.
+	l := natstest.StartLink(t, natstest.LinkConfig{Target: echo(t), Rate: 100, Delay: time.Hour, Scale: 100_000})
+	want, start := random(100_000), time.Now()
+	if got, err := exchange(dial(t, l), want); err != nil || !bytes.Equal(got, want) {
+		t.Fatalf("got %d bytes, %v", len(got), err)
+	}
+	if least := 72*time.Millisecond + 10*time.Millisecond; time.Since(start) < least {
+		t.Errorf("took %s, less than %s", time.Since(start), least)
+	}
+}
+
+func TestLinkBill(t *testing.T) {
+	const header = 52
+	l := natstest.StartLink(t, natstest.LinkConfig{Target: echo(t)})
+	c := dial(t, l)
+	check := func(what string, sent, received uint64) {
+		t.Helper()
+		if up, down := l.Bill(); up != sent || down != received {
+			t.Errorf("%s: billed %d and %d, want %d and %d", what, up, down, sent, received)
+		}
+	}
+	// Each exchange is a segment each way; every second one is acked alone.
+	sent, received := uint64(60+header), uint64(60)
+	for i := range 4 {
+		if _, err := exchange(c, []byte("hello")); err != nil {
+			t.Fatal(err)
+		}
+		sent, received = sent+5+header, received+5+header
+		if i%2 == 1 {
+			sent, received = sent+header, received+header
+		}
+		check("exchange", sent, received)
+	}
+	// A close is a FIN and an ack each way.
+	if err := c.(*net.TCPConn).CloseWrite(); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := c.Read(make([]byte, 1)); !errors.Is(err, io.EOF) {
+		t.Errorf("the close did not come back: %v", err)
+	}
+	check("close", sent+2*header, received+2*header)
+}
+
+func TestLinkBillOfSegments(t *testing.T) {
+	l := natstest.StartLink(t, natstest.LinkConfig{Target: echo(t)})
+	if _, err := exchange(dial(t, l), random(140_000)); err != nil {
+		t.Fatal(err)
+	}
+	// At least 100 segments and 50 acks each way; pieces may end in short ones.
+	up, down := l.Bill()
+	if least := uint64(140_000 + 150*52); up < least || down < least {
+		t.Errorf("billed %d and %d, less than %d", up, down, least)
+	}
+	if sent, received := l.Bytes(); sent != 140_000 || received != 140_000 {
+		t.Errorf("%d and %d bytes crossed", sent, received)
+	}
+}
