@@ -16,10 +16,10 @@ else
 TEST = $(GO) test
 endif
 
-.PHONY: help build demo test lint cross check bench fuzz golden walk clean FORCE
+.PHONY: help build demo test lint cross check bench bench-codec fuzz golden walk clean FORCE
 
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 build: $(BINARIES) ## build bin/sapflow-hub and bin/sapflow-agent
 
@@ -52,6 +52,9 @@ check: cross lint test demo ## all that CI runs
 
 bench: build ## figures beside peers, into shared/bench/RESULTS.md
 	$(GO) -C shared/bench run . figures -bin $(CURDIR)/$(BIN)
+
+bench-codec: ## bytes and time a point beside other codecs, into shared/bench/RESULTS.md
+	$(GO) -C shared/bench run . codec
 
 fuzz: ## fuzz the decoders for a minute each
 	$(GO) test ./shared/point -fuzz FuzzPayload -fuzztime 60s -fuzzminimizetime 10x

@@ -1,8 +1,9 @@
 // Command bench shows and measures Sapflow with the real binaries, which must
-// have been built before (make build). It needs Linux.
+// have been built before (make build), and compares its codec. It needs Linux.
 //
 //	go -C shared/bench run . demo
 //	go -C shared/bench run . figures [-quick] [-json]
+//	go -C shared/bench run . codec [-quick] [-json]
 package main
 
 import (
@@ -14,6 +15,7 @@ import (
 	"path/filepath"
 	"syscall"
 
+	"github.com/sapflow/sapflow/shared/bench/internal/codec"
 	"github.com/sapflow/sapflow/shared/bench/internal/demo"
 	"github.com/sapflow/sapflow/shared/bench/internal/figures"
 	"github.com/sapflow/sapflow/shared/cli"
@@ -23,6 +25,7 @@ const usage = `Usage: bench COMMAND [flags]
 
     demo      a hub and two gateways, shown and checked in a minute
     figures   measure; writes RESULTS.md and RESULTS.json
+    codec     bytes and time a point beside other codecs; writes RESULTS.md and codec.json
 `
 
 func main() {
@@ -38,6 +41,8 @@ func main() {
 		run = runDemo
 	case "figures":
 		run = runFigures
+	case "codec":
+		run = runCodec
 	case figures.StockCommand: // started by figures itself
 		run = figures.RunStock
 	default:
@@ -109,5 +114,15 @@ func runFigures(ctx context.Context, args []string) error {
 	return figures.Run(ctx, figures.Config{
 		Bin: dir, Trace: trace, Quick: *quick, JSON: *asJSON, Only: *only, Out: os.Stdout, Progress: os.Stderr,
 		Table: "RESULTS.md", Data: "RESULTS.json",
+	})
+}
+
+func runCodec(ctx context.Context, args []string) error {
+	f := flag.NewFlagSet("codec", flag.ExitOnError)
+	quick := f.Bool("quick", false, "3 frames of each, nothing is written")
+	asJSON := f.Bool("json", false, "print JSON instead of writing RESULTS.md and codec.json")
+	_ = f.Parse(args) // exits
+	return codec.Run(ctx, codec.Config{
+		Trace: trace, Quick: *quick, JSON: *asJSON, Out: os.Stdout, Table: "RESULTS.md", Data: "codec.json",
 	})
 }

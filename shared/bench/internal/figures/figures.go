@@ -4,17 +4,16 @@ package figures
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
 	"os"
 	"runtime"
-	"slices"
 	"strings"
 	"time"
 
 	"github.com/sapflow/sapflow/shared/bench/internal/lab"
+	"github.com/sapflow/sapflow/shared/bench/internal/report"
 )
 
 // Config says what is measured and where it goes.
@@ -133,25 +132,16 @@ func (b *bench) add(name, unit string, value float64, note string) {
 		b.seen = append(b.seen, Figure{Part: b.part, Name: name, Unit: unit, Note: note})
 	}
 	b.values[key] = append(b.values[key], value)
-	fmt.Fprintf(b.Progress, "%-8s %-50s %12s %s\n", b.part, name, format(value), unit)
+	fmt.Fprintf(b.Progress, "%-8s %-50s %12s %s\n", b.part, name, report.Format(value), unit)
 }
 
 // settle turns what was recorded into medians.
 func (b *bench) settle() {
 	for _, f := range b.seen {
 		f.Runs = b.values[f.Part+"/"+f.Name]
-		f.Value = median(f.Runs)
+		f.Value = report.Median(f.Runs)
 		b.Figures = append(b.Figures, f)
 	}
-}
-
-func median(list []float64) float64 {
-	s := slices.Sorted(slices.Values(list))
-	n := len(s)
-	if n == 0 {
-		return 0
-	}
-	return (s[(n-1)/2] + s[n/2]) / 2
 }
 
 // inLab runs f with a lab of its own, and removes it.
@@ -225,27 +215,21 @@ func syncTime() (int, error) {
 		}
 		list = append(list, float64(time.Since(began).Microseconds()))
 	}
-	return int(median(list)), nil
+	return int(report.Median(list)), nil
 }
 
 // write prints or stores the results.
 func (b *bench) write() error {
 	if b.JSON {
-		enc := json.NewEncoder(b.Out)
-		enc.SetIndent("", "  ")
-		return enc.Encode(b.Results)
+		return report.Print(b.Out, b.Results)
 	}
 	text := b.Markdown()
 	if b.Quick || b.Only != "" {
 		_, err := io.WriteString(b.Out, text)
 		return err
 	}
-	data, err := json.MarshalIndent(b.Results, "", "  ")
-	if err != nil {
+	if err := report.WriteJSON(b.Data, b.Results); err != nil {
 		return err
 	}
-	if err := os.WriteFile(b.Data, append(data, '\n'), 0o644); err != nil {
-		return err
-	}
-	return replaceTable(b.Table, text)
+	return report.WriteSection(b.Table, "figures", text)
 }

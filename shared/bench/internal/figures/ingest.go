@@ -7,6 +7,7 @@ import (
 
 	"github.com/sapflow/sapflow/shared/api"
 	"github.com/sapflow/sapflow/shared/bench/internal/lab"
+	"github.com/sapflow/sapflow/shared/bench/internal/report"
 )
 
 const (
@@ -127,7 +128,7 @@ func (b *bench) replay(ctx context.Context, hub, gateway *lab.Instance) error {
 		return err
 	}
 	points := float64(r.Sent)
-	b.add("replay of the trace, durable at the agent", perSecond, r.PointsPerSecond, fmt.Sprintf("%s points, hub connected", format(points)))
+	b.add("replay of the trace, durable at the agent", perSecond, r.PointsPerSecond, fmt.Sprintf("%s points, hub connected", report.Format(points)))
 	b.add("replay of the trace, stored at the hub", perSecond, points/atHub.Seconds(), "from the start of the replay to the last ack")
 	b.add("points per second of the hub's processor time", "", points/(hubAfter-hubBefore).Seconds(), "state, EDGE log and two streams a node, to the end of all work")
 	b.add("points per second of the agent's processor time", "", points/(agentAfter-agentBefore).Seconds(), "taken in, made durable and sent")
@@ -195,7 +196,7 @@ func (b *bench) readOnce(ctx context.Context, i *lab.Instance, node, where strin
 			return fmt.Errorf("read %d nodes, not %d", len(nodes), children+1)
 		}
 	}
-	b.add("read of a node with 100 children and their state, "+where, "ms", median(list),
+	b.add("read of a node with 100 children and their state, "+where, "ms", report.Median(list),
 		fmt.Sprintf("p50 of %d, 3 points a child; SimpleIoT 0.25: 1.23 ms p50 (from memory)", b.reads))
 	return nil
 }

@@ -2,30 +2,10 @@ package figures
 
 import (
 	"fmt"
-	"math"
-	"os"
 	"strings"
-)
 
-// The table stands between these lines; what is around it stays.
-const (
-	beginMark = "<!-- figures: written by make bench -->"
-	endMark   = "<!-- end of figures -->"
+	"github.com/sapflow/sapflow/shared/bench/internal/report"
 )
-
-// replaceTable puts text between the marks of a file.
-func replaceTable(path, text string) error {
-	old, err := os.ReadFile(path)
-	if err != nil {
-		return fmt.Errorf("write table: %w", err)
-	}
-	before, rest, ok := strings.Cut(string(old), beginMark)
-	_, after, found := strings.Cut(rest, endMark)
-	if !ok || !found {
-		return fmt.Errorf("write table: %s lacks the line %q or %q", path, beginMark, endMark)
-	}
-	return os.WriteFile(path, []byte(before+beginMark+"\n"+text+endMark+after), 0o644)
-}
 
 // value returns a figure, 0 if it was not measured.
 func (r *Results) value(part, name string) float64 {
@@ -35,22 +15,6 @@ func (r *Results) value(part, name string) float64 {
 		}
 	}
 	return 0
-}
-
-// format prints three significant digits, whole numbers with commas.
-func format(v float64) string {
-	switch a := math.Abs(v); {
-	case a == 0:
-		return "0"
-	case a < 1000:
-		digits := max(0, 2-int(math.Floor(math.Log10(a))))
-		return fmt.Sprintf("%.*f", digits, v)
-	}
-	digits := fmt.Sprintf("%.0f", v)
-	for i := len(digits) - 3; i > 0; i -= 3 {
-		digits = digits[:i] + "," + digits[i:]
-	}
-	return digits
 }
 
 func ratio(a, b float64) string {
@@ -80,22 +44,24 @@ func (r *Results) writesTable(w *strings.Builder) {
 		"| clients | agent, durable | plain JetStream, sync always | bare NATS echo | agent / JetStream | agent / echo | SimpleIoT 0.25, unsynced (from memory) |\n|---|---|---|---|---|---|---|\n")
 	for _, n := range clientCounts {
 		a, j, e := r.value(partWrites, nameAgent(n)), r.value(partWrites, nameStock(n)), r.value(partWrites, nameEcho(n))
-		fmt.Fprintf(w, "| %d | %s | %s | %s | %s | %s | %s |\n", n, format(a), format(j), format(e), ratio(a, j), ratio(a, e), simpleIoT[n])
+		fmt.Fprintf(w, "| %d | %s | %s | %s | %s | %s | %s |\n", n, report.Format(a), report.Format(j), report.Format(e), ratio(a, j), ratio(a, e), simpleIoT[n])
 	}
-	fmt.Fprintf(w, "\nThe agent has no hub in sight here; with one connected on the same cores 32 clients get %s/s.\n", format(r.value(partWrites, nameConnected)))
+	fmt.Fprintf(w, "\nThe agent has no hub in sight here; with one connected on the same cores 32 clients get %s/s.\n", report.Format(r.value(partWrites, nameConnected)))
 }
 
 // seconds of a month of 30 days, and points of 30 sensors at 1 Hz.
 const monthPoints = 30 * 86400 * sensors
 
-func mbPerMonth(bytesPerPoint float64) string { return format(bytesPerPoint * monthPoints / 1e6) }
+func mbPerMonth(bytesPerPoint float64) string {
+	return report.Format(bytesPerPoint * monthPoints / 1e6)
+}
 
 func (r *Results) costTable(w *strings.Builder) {
 	fmt.Fprintf(w, "\n### What %d sensors at 1 Hz cost\n\n| | B a point | MB a month | |\n|---|---|---|---|\n", sensors)
 	row := func(name string, least, most float64, note string) {
-		b, mb := format(least), mbPerMonth(least)
+		b, mb := report.Format(least), mbPerMonth(least)
 		if most > least {
-			b, mb = b+"-"+format(most), mb+"-"+mbPerMonth(most)
+			b, mb = b+"-"+report.Format(most), mb+"-"+mbPerMonth(most)
 		}
 		fmt.Fprintf(w, "| %s | %s | %s | %s |\n", name, b, mb, note)
 	}
@@ -105,7 +71,7 @@ func (r *Results) costTable(w *strings.Builder) {
 	for _, every := range commitIntervals {
 		v := r.value(partCost, nameCost(every))
 		row(fmt.Sprintf("Sapflow, a frame every %d s", int(every.Seconds())), v, 0, fmt.Sprintf("this run; %s B up, %s B down a frame",
-			format(r.value(partCost, nameUp(every))), format(r.value(partCost, nameDown(every)))))
+			report.Format(r.value(partCost, nameUp(every))), report.Format(r.value(partCost, nameDown(every)))))
 	}
 	fmt.Fprintf(w, "\nBytes of the TCP connection in both directions, acks included, without the headers of TCP and IP. %d series that walk by\nsteps of 0.01, sampled every second within 20 ms, sent faster than that: a frame goes when the one before is acked, so frames\nhave the shape that they have in real time. Pings of an idle connection are not in it.\n", sensors)
 }
@@ -117,6 +83,6 @@ func (r *Results) otherTable(w *strings.Builder) {
 		if f.Part == partCost || f.Part == partWrites && !strings.HasPrefix(f.Name, "without reply") {
 			continue
 		}
-		fmt.Fprintf(w, "| %s | %s %s | %s |\n", f.Name, format(f.Value), f.Unit, f.Note)
+		fmt.Fprintf(w, "| %s | %s %s | %s |\n", f.Name, report.Format(f.Value), f.Unit, f.Note)
 	}
 }
