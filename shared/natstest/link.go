@@ -311,11 +311,15 @@ func newLine(cfg LinkConfig, way int) *line {
 	return &line{rate: cfg.Rate, delay: cfg.Delay, jitter: cfg.Jitter, random: rand.New(rand.NewPCG(cfg.Seed, uint64(way)))}
 }
 
+// timerSlack is how late a wait for the line may end without the line having
+// been idle; else many small pieces would be slower than the rate.
+const timerSlack = 5 * time.Millisecond
+
 // send returns when n bytes that come now have left, and when they arrive.
 func (w *line) send(now time.Time, n int) (left, due time.Time) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	if w.free.Before(now) {
+	if w.free.Before(now.Add(-timerSlack)) {
 		w.free = now
 	}
 	if w.rate > 0 {
