@@ -4,6 +4,7 @@
 //	go -C shared/bench run . demo
 //	go -C shared/bench run . figures [-quick] [-json]
 //	go -C shared/bench run . codec [-quick] [-json]
+//	go -C shared/bench run . link [-quick] [-json] [-only ROW] [-scale N]
 package main
 
 import (
@@ -18,6 +19,7 @@ import (
 	"github.com/sapflow/sapflow/shared/bench/internal/codec"
 	"github.com/sapflow/sapflow/shared/bench/internal/demo"
 	"github.com/sapflow/sapflow/shared/bench/internal/figures"
+	"github.com/sapflow/sapflow/shared/bench/internal/radio"
 	"github.com/sapflow/sapflow/shared/cli"
 )
 
@@ -26,6 +28,7 @@ const usage = `Usage: bench COMMAND [flags]
     demo      a hub and two gateways, shown and checked in a minute
     figures   measure; writes RESULTS.md and RESULTS.json
     codec     bytes and time a point beside other codecs; writes RESULTS.md and codec.json
+    link      cost and behaviour of a line beside NATS and MQTT; writes RESULTS.md and link.json
 `
 
 func main() {
@@ -43,6 +46,8 @@ func main() {
 		run = runFigures
 	case "codec":
 		run = runCodec
+	case "link":
+		run = runLink
 	case figures.StockCommand: // started by figures itself
 		run = figures.RunStock
 	default:
@@ -124,5 +129,26 @@ func runCodec(ctx context.Context, args []string) error {
 	_ = f.Parse(args) // exits
 	return codec.Run(ctx, codec.Config{
 		Trace: trace, Quick: *quick, JSON: *asJSON, Out: os.Stdout, Table: "RESULTS.md", Data: "codec.json",
+	})
+}
+
+func runLink(ctx context.Context, args []string) error {
+	f := flag.NewFlagSet("link", flag.ExitOnError)
+	bin := binaries(f)
+	quick := f.Bool("quick", false, "short windows and a small backlog, nothing is written unless -json")
+	asJSON := f.Bool("json", false, "print JSON instead of writing RESULTS.md and link.json")
+	only := f.String("only", "", "measure one row: "+radio.RowNames())
+	scale := f.Int("scale", 5, "how much faster than real time a backlog drains")
+	_ = f.Parse(args) // exits
+	dir, err := checkBin(*bin)
+	if err != nil {
+		return err
+	}
+	if *scale < 1 {
+		return fmt.Errorf("-scale is at least 1")
+	}
+	return radio.Run(ctx, radio.Config{
+		Bin: dir, Quick: *quick, JSON: *asJSON, Only: *only, Scale: *scale, Out: os.Stdout, Progress: os.Stderr,
+		Table: "RESULTS.md", Data: "link.json",
 	})
 }
