@@ -22,7 +22,8 @@ type LinkConfig struct {
 	// Rate is bytes per second each way, for all connections together; 0, the
 	// default, is unlimited.
 	Rate int
-	// Delay is the time each way; default none.
+	// Delay is the time each way of data and closes; default none. A
+	// connection is accepted at once.
 	Delay time.Duration
 	// Jitter is added to Delay, anew for each piece of data: uniform between 0
 	// and Jitter, drawn from Seed. Order is kept. Default none.
