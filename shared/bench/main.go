@@ -138,7 +138,7 @@ func runLink(ctx context.Context, args []string) error {
 	quick := f.Bool("quick", false, "short windows and a small backlog, nothing is written unless -json")
 	asJSON := f.Bool("json", false, "print JSON instead of writing RESULTS.md and link.json")
 	only := f.String("only", "", "measure one row: "+radio.RowNames())
-	scale := f.Int("scale", 5, "how much faster than real time a backlog drains")
+	scale := f.Int("scale", 1, "how much faster than real time a backlog drains; the clocks of the programs do not follow")
 	_ = f.Parse(args) // exits
 	dir, err := checkBin(*bin)
 	if err != nil {

@@ -119,7 +119,7 @@ type Row struct {
 	ConfigurationBytes float64 `json:"configurationBytes"`        // of 20 changes
 
 	FirstSeconds *float64 `json:"firstSeconds"` // from a line that works to the first point, in real time
-	DrainSeconds *float64 `json:"drainSeconds"` // that, and to the last of the backlog in time of the line
+	DrainSeconds *float64 `json:"drainSeconds"` // to the last of the backlog, in time of the line
 	DrainBytes   *float64 `json:"drainBytes"`
 	LiveP50      *float64 `json:"liveP50Seconds"`
 	LiveP99      *float64 `json:"liveP99Seconds"`

@@ -193,11 +193,10 @@ func (r *run) fill(ctx context.Context, points int) error {
 }
 
 // drainLimit is how long a backlog may take on the line, in its time.
-const drainLimit = time.Hour
+const drainLimit = 30 * time.Minute
 
-// drain measures how a backlog leaves once its first point is through, and how
-// a live value of every second fares meanwhile. How long the first one takes
-// depends on the clocks of the programs, which do not run faster.
+// drain measures how a backlog leaves and, once its first point is through,
+// how a live value of every second fares meanwhile.
 func (r *run) drain(ctx context.Context, out *Row) error {
 	if err := r.fill(ctx, r.backlog); err != nil {
 		return err
@@ -213,8 +212,7 @@ func (r *run) drain(ctx context.Context, out *Row) error {
 
 	scale := time.Duration(r.Scale)
 	live, left, drained := 0, 0, false
-	began := time.Now()
-	for next := began; !drained && time.Since(began) < drainLimit/scale; {
+	for next := time.Now(); !drained && time.Since(started) < drainLimit/scale; {
 		p := r.second(time.Now())[5+live%20 : 6+live%20]
 		r.points.expect(markOf(&p[0]))
 		live++
@@ -232,7 +230,7 @@ func (r *run) drain(ctx context.Context, out *Row) error {
 			}
 		}
 	}
-	took := time.Since(began)
+	took := time.Since(started)
 	plain, _ := r.bytes()
 	plain -= plainBefore
 	if !drained {
@@ -240,7 +238,7 @@ func (r *run) drain(ctx context.Context, out *Row) error {
 		r.tell(r.row, "%s", out.Note)
 		return nil
 	}
-	seconds := first + (took * scale).Seconds()
+	seconds := (took * scale).Seconds()
 	out.DrainSeconds, out.DrainBytes = &seconds, &plain
 	if err := r.drained(ctx, connectWait); err != nil {
 		return err

@@ -29,8 +29,8 @@ func (r *Results) Markdown() string {
 	day := float64(dayPoints) / float64(r.BacklogPoints)
 	for _, o := range r.Rows {
 		fmt.Fprintf(&w, "| %s | %s | %s | %s | %s | %s | %s | %s | %s | %s |\n", o.What,
-			seconds(o.FirstSeconds), seconds(o.DrainSeconds), figure(o.DrainBytes, 1e-6), seconds(o.dayOf(day)), figure(o.DrainBytes, day*1e-6),
-			seconds(o.LiveP50), seconds(o.LiveP99), figure(o.TwiceBytes, 1), o.Note)
+			seconds(o.FirstSeconds, 1), seconds(o.DrainSeconds, 1), figure(o.DrainBytes, 1e-6), seconds(o.DrainSeconds, day), figure(o.DrainBytes, day*1e-6),
+			seconds(o.LiveP50, 1), seconds(o.LiveP99, 1), figure(o.TwiceBytes, 1), o.Note)
 	}
 	fmt.Fprintf(&w, notes, r.WindowSeconds, r.Scale)
 	return w.String()
@@ -44,21 +44,11 @@ func figure(v *float64, factor float64) string {
 	return report.Format(*v * factor)
 }
 
-// dayOf returns how long so many backlogs take, once the first point is
-// through.
-func (o *Row) dayOf(backlogs float64) *float64 {
-	if o.DrainSeconds == nil {
-		return nil
-	}
-	all := *o.FirstSeconds + backlogs*(*o.DrainSeconds-*o.FirstSeconds)
-	return &all
-}
-
-func seconds(v *float64) string {
+func seconds(v *float64, factor float64) string {
 	if v == nil {
 		return "-"
 	}
-	d := time.Duration(*v * float64(time.Second))
+	d := time.Duration(*v * factor * float64(time.Second))
 	switch {
 	case d < time.Minute:
 		return report.Format(d.Seconds()) + " s"
@@ -74,11 +64,11 @@ the plan where that is longer: idle, scaled to an hour (what comes every few min
 go each second; one point every 10 s, with what the connection says besides; 20 changes, 0.3 s apart, less the idle bytes, which
 hides them where idling costs more. MB a month follow from the second column.
 
-The second table is of a new start with the line cut while the points are written. The line runs %d times as fast as told there; the
-clocks of the programs do not: their heartbeats weigh that much less, their waits that much more in the delay of live values. The wait for
-the first point is told and added in real time. Live values, one a second of the line's time, begin with it. The day is the rest of the
-drain scaled by its number of points. The last figures are the difference between a backlog without and with cuts, spread evenly
-over it; what a connection says at its start is in them.
+The second table is of a new start with the line cut while the points are written; a row that does not drain in half an hour is given
+up. Live values, one a second, begin when the first point of the backlog is through. The day is the drain scaled by its number of
+points. The last figures are the difference between a smaller backlog without and with cuts, spread evenly over it; what a
+connection says at its start is in them. The line ran at %d times its speed: where that is more than 1, the clocks of the programs do
+not follow, so their heartbeats weigh less, and their waits weigh more.
 
 Peers run without TLS and without credentials, with the compression that nats-server chooses on a line that is far, and mosquitto
 with set_tcp_nodelay. JetStream and MQTT keep points in order, so that a live value waits for the backlog.
