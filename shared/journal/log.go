@@ -291,9 +291,9 @@ func (l *Log) Run(ctx context.Context) error {
 	}
 }
 
-// gatherWait bounds how long a commit waits for company. It is less than a
-// sync takes.
-const gatherWait = 150 * time.Microsecond
+// gatherWait bounds how long a commit waits for company: a few syncs of a fast
+// disk, less than one of flash.
+const gatherWait = 500 * time.Microsecond
 
 // gather waits a moment for the writers who were there at the last commit:
 // they tend to come again, and share a sync if they come in time. A lone
