@@ -57,7 +57,7 @@ type codec struct {
 
 // codecs returns all codecs, new for a trace with these series.
 func codecs(n *numbers) []codec {
-	return []codec{sapflow("Sapflow, names in it"), short(n, sapflow("Sapflow, short numbers")), xor(n), protobuf(n), jsonZstd(n)}
+	return []codec{stored("Sapflow, as stored"), session("Sapflow, on a line"), xor(n), protobuf(n), jsonZstd(n)}
 }
 
 // numbers numbers the series of a trace.

@@ -35,9 +35,8 @@ const notes = `
 occupancy is a recorded office (6 series, a reading a minute); g1 a pump station (30 at 1 Hz with jitter: walks of 0.01,
 counters, strings, bursts), g2 drifting doubles with noise in the last digits, g3 random bits. Averages of 20 frames of 10,000
 points (occupancy's overlap, it has 123,360), 200 of 300 and 1,000 of the smaller ones, all of consecutive points. Sapflow's
-bytes are whole frames as stored, with epoch, sequence numbers and checksums; in the second row series are named by numbers of one or
-two digits instead of ids of 16 characters, about what a line carries once the names are known;
-its times include the renaming. The peers carry a small number a
+bytes are whole frames with epoch, sequence numbers and checksums: as stored, with all names in each; and on a line, where names and what the
+frames before have taught are told once. The peers carry a small number a
 series, whole milliseconds (Sapflow: nanoseconds) and neither sequence numbers nor a checksum, and are packed by zstd's best
 level where that is smaller. XOR is one chunk of Prometheus 0.316.0 a series, which gives up the order between series; it holds
 counters as floats, strings lie beside the chunks as JSON.
