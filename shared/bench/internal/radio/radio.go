@@ -26,11 +26,12 @@ import (
 
 // Config says what is measured and where it goes.
 type Config struct {
-	Bin   string // directory of the two binaries, required for Sapflow's rows
-	Quick bool   // short; the files are left alone
-	JSON  bool   // print JSON; the files are left alone
-	Only  string // one row, "" for all; the files are left alone
-	Scale int    // how much faster than real time a backlog drains, required
+	Bin   string        // directory of the two binaries, required for Sapflow's rows
+	Quick bool          // short; the files are left alone
+	JSON  bool          // print JSON; the files are left alone
+	Only  string        // one row, "" for all; the files are left alone
+	Scale int           // how much faster than real time a backlog drains, required
+	Idle  time.Duration // how long the idle line is watched; 150 s by default
 
 	Table, Data   string // files for the table and for the same in JSON
 	Out, Progress io.Writer
@@ -99,6 +100,7 @@ type Results struct {
 	Seed          uint64         `json:"seed"`
 	Scale         int            `json:"scale"` // of the drain and the cuts
 	WindowSeconds float64        `json:"windowSeconds"`
+	IdleSeconds   float64        `json:"idleSeconds"` // from 10 min on Sapflow's hub restarts halfway
 	BacklogPoints int            `json:"backlogPoints"`
 	Cuts          int            `json:"cuts"`
 	Rows          []*Row         `json:"rows"`
@@ -129,11 +131,14 @@ type Row struct {
 // Run measures.
 func Run(ctx context.Context, cfg Config) error {
 	b := &bench{Config: cfg, idle: 150 * time.Second, window: time.Minute, backlog: 20_000, cutBacklog: 5_000, cuts: 20}
+	if cfg.Idle > 0 {
+		b.idle = cfg.Idle
+	}
 	if cfg.Quick {
 		b.idle, b.window, b.backlog, b.cutBacklog, b.cuts = 10*time.Second, 20*time.Second, 2_000, 1_000, 3
 	}
 	r := &Results{
-		Machine: report.Here(), Seed: trace.Seed, Scale: cfg.Scale, WindowSeconds: b.window.Seconds(),
+		Machine: report.Here(), Seed: trace.Seed, Scale: cfg.Scale, WindowSeconds: b.window.Seconds(), IdleSeconds: b.idle.Seconds(),
 		BacklogPoints: b.backlog, Cuts: b.cuts,
 	}
 	// All rows at once: they wait for their lines, not for the processor.

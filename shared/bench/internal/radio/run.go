@@ -51,7 +51,7 @@ func (r *run) second(at time.Time) []point.Point {
 	for _, e := range r.generator.Next() {
 		jitter := point.TimeOf(e.Time).Sub(point.TimeOf(e.Time).Round(time.Second))
 		p := e.Point
-		p.Time = point.Nanos(at.Add(jitter))
+		p.Time = point.Nanos(at.Truncate(time.Millisecond).Add(jitter))
 		list = append(list, p)
 	}
 	r.clock = r.clock.Add(time.Second)
@@ -108,9 +108,26 @@ const (
 	changePace = 300 * time.Millisecond
 )
 
+// restarts is how long a line must idle for the hub to restart meanwhile.
+const restarts = 10 * time.Minute
+
+// rest lets the line idle; halfway the hub restarts, if it is for long and the
+// subject can.
+func (r *run) rest(ctx context.Context) error {
+	if err := lab.Pause(ctx, r.idle/2); err != nil {
+		return err
+	}
+	if s, ok := r.subject.(interface{ Restart(context.Context) error }); ok && r.idle >= restarts {
+		if err := s.Restart(ctx); err != nil {
+			return err
+		}
+	}
+	return lab.Pause(ctx, r.idle/2)
+}
+
 // steady measures what an idle and a lightly used line costs.
 func (r *run) steady(ctx context.Context, out *Row) error {
-	idle, _, took, err := r.cost(func() error { return lab.Pause(ctx, r.idle) })
+	idle, _, took, err := r.cost(func() error { return r.rest(ctx) })
 	if err != nil {
 		return err
 	}

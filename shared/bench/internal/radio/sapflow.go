@@ -64,6 +64,13 @@ func (s *sapflow) Start(ctx context.Context, at *site) error {
 	return err
 }
 
+// Restart stops the hub and starts it again, at the same ports.
+func (s *sapflow) Restart(ctx context.Context) error {
+	s.hub.Crash()
+	_, err := s.hub.Start(ctx)
+	return err
+}
+
 // listenUp notes the live points of a type below an instance's root.
 func listenUp(i *lab.Instance, kind string, a *arrivals, opts ...nats.Option) (*nats.Conn, error) {
 	url, err := i.URL()
