@@ -37,6 +37,7 @@ type commands struct {
 	Watch   cli.Watch   `cmd:"" help:"Print values as they come."`
 	History cli.History `cmd:"" help:"Print what a value was."`
 	Replay  replayCmd   `cmd:"" help:"Feed a recorded trace."`
+	Dump    dumpCmd     `cmd:"" help:"Show what a frame holds."`
 }
 
 func main() {

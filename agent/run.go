@@ -264,6 +264,11 @@ func (a *agent) status(s *api.Status) {
 	s.Connected, s.Link = st.Phase == link.Open, st.Phase.String()
 	if st.Halted != "" {
 		s.Link = st.Halted
+	} else if socket := a.nats.Link(); !s.Connected && socket.LastError != "" {
+		s.Link = socket.State + ": " + socket.LastError
+		if wait := time.Until(socket.NextTry); wait > 0 {
+			s.Link += fmt.Sprintf("; next try in %s", wait.Round(time.Second))
+		}
 	}
 	s.BacklogPoints = a.out.Lag(st.Acked)
 	s.TxBytes, s.RxBytes, s.MonthBytes, s.MonthForecast = a.uplink.Bytes()

@@ -59,7 +59,7 @@ func startHub(t *testing.T, tlsConfig *tls.Config) *hub {
 		t.Fatal(err)
 	}
 	opts := &server.Options{
-		ServerName: "hub", DontListen: true, NoSigs: true, NoLog: true,
+		ServerName: "hub", DontListen: true, NoSigs: true, NoLog: true, MaxClosedClients: 16,
 		TrustedOperators: []*jwt.OperatorClaims{operatorClaims},
 		AccountResolver:  resolver,
 		LeafNode: server.LeafNodeOpts{

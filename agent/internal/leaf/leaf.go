@@ -50,7 +50,11 @@ const (
 	// writeDeadline keeps the leaf while the radio stalls; a link that is
 	// really gone is found by the protocol.
 	writeDeadline = time.Minute
-	pingInterval  = 10 * time.Minute // empty frames of the link show that it lives
+	// pingInterval is long: empty frames of the link show that it lives.
+	pingInterval = 10 * time.Minute
+	// closedClients is how many connections that ended are remembered: the
+	// default of 10,000 takes 1 KB each.
+	closedClients = 16
 	// maxStore switches off the server's own limit; the agent's store.max
 	// decides.
 	maxStore = 1 << 50
@@ -139,6 +143,7 @@ func (s *Server) options(cfg Config) (*server.Options, error) {
 	opts.NoSigs = true
 	opts.MaxPayload = maxPayload
 	opts.PingInterval = pingInterval
+	opts.MaxClosedClients = closedClients
 	opts.JetStream = true // strict by default
 	opts.JetStreamDomain = cfg.NodeID
 	opts.JetStreamMaxStore = maxStore

@@ -23,7 +23,9 @@ import (
 
 func start(t *testing.T, cfg leaf.Config) *leaf.Server {
 	t.Helper()
-	cfg.Log = zerolog.New(zerolog.NewTestWriter(t))
+	if cfg.Log.GetLevel() != zerolog.Disabled {
+		cfg.Log = zerolog.New(zerolog.NewTestWriter(t))
+	}
 	s, err := leaf.Start(t.Context(), cfg)
 	if err != nil {
 		t.Fatal(err)

@@ -17,6 +17,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/rs/zerolog"
+
 	"github.com/sapflow/sapflow/agent/internal/leaf"
 	"github.com/sapflow/sapflow/shared/natstest"
 )
@@ -231,6 +233,7 @@ func TestReconnects(t *testing.T) {
 	g := newGateway(t, h)
 	s := start(t, leaf.Config{
 		Dir: t.TempDir(), NodeID: "gw-a", ServerName: "gw-a-1", LeafURL: "tls://" + h.addr, RootCAs: roots, Sign: g.Sign,
+		Log: zerolog.Nop(), // a test keeps its log in memory
 	})
 	open := func() int {
 		list, err := os.ReadDir("/proc/self/fd")
@@ -249,22 +252,34 @@ func TestReconnects(t *testing.T) {
 		eventually(t, "link again", func() bool { return s.Link().Dials > dials && s.Linked("from.gw-a.hello") })
 	}
 	eventually(t, "link", func() bool { return s.Linked("from.gw-a.hello") })
-	for range 5 {
+	for range 50 { // pools and caches fill
 		again()
+	}
+	heap := func() uint64 {
+		runtime.GC()
+		runtime.GC() // what finalizers held
+		var m runtime.MemStats
+		runtime.ReadMemStats(&m)
+		return m.HeapAlloc
 	}
 	settled := func() (files, routines int) {
 		eventually(t, "one connection at the hub", func() bool { return h.ns.NumLeafNodes() == 1 })
 		return open(), runtime.NumGoroutine()
 	}
 	files, routines := settled()
-	for range 200 {
+	before := heap()
+	const times = 1000
+	for range times {
 		again()
 	}
 	eventually(t, "as before", func() bool {
 		f, r := settled()
 		return max(f-files, files-f) <= 2 && max(r-routines, routines-r) <= 2
 	})
-	if n := s.Link().Dials; n < 206 {
+	if after := heap(); after > before+before/10 {
+		t.Errorf("heap: %d B after %d reconnects, %d before", after, times, before)
+	}
+	if n := s.Link().Dials; n < times+51 {
 		t.Errorf("%d dials", n)
 	}
 }
