@@ -272,6 +272,7 @@ func (a *agent) status(s *api.Status) {
 	}
 	s.BacklogPoints = a.out.Lag(st.Acked)
 	s.TxBytes, s.RxBytes, s.MonthBytes, s.MonthForecast = a.uplink.Bytes()
+	s.LinkBytes = a.uplink.ByClass()
 	s.Rate, s.RoundTrip = st.Rate, st.RoundTrip.Milliseconds()
 	ctx, cancel := context.WithTimeout(context.Background(), time.Second)
 	defer cancel()

@@ -261,21 +261,22 @@ type HistoryReply struct {
 
 // Status is what q.status and `status` tell about a running instance.
 type Status struct {
-	ID            string         `json:"id"`
-	Version       string         `json:"version"`
-	Connected     bool           `json:"connected"`
-	BacklogPoints uint64         `json:"backlogPoints"`
-	TxBytes       uint64         `json:"txBytes"`
-	RxBytes       uint64         `json:"rxBytes"`
-	StoreBytes    uint64         `json:"storeBytes"`
-	Listen        string         `json:"listen"`
-	Link          string         `json:"link,omitempty"` // what the link is doing, or why it stopped
-	LossWindow    string         `json:"lossWindow,omitempty"`
-	MonthBytes    uint64         `json:"monthBytes,omitempty"`    // of the line, both ways, this month
-	MonthForecast uint64         `json:"monthForecast,omitempty"` // of the whole month at that rate
-	Rate          int            `json:"rate,omitempty"`          // of the line as measured, bytes a second
-	RoundTrip     int64          `json:"roundTrip,omitempty"`     // ms
-	Counters      map[string]int `json:"counters,omitempty"`
+	ID            string            `json:"id"`
+	Version       string            `json:"version"`
+	Connected     bool              `json:"connected"`
+	BacklogPoints uint64            `json:"backlogPoints"`
+	TxBytes       uint64            `json:"txBytes"`
+	RxBytes       uint64            `json:"rxBytes"`
+	StoreBytes    uint64            `json:"storeBytes"`
+	Listen        string            `json:"listen"`
+	Link          string            `json:"link,omitempty"` // what the link is doing, or why it stopped
+	LossWindow    string            `json:"lossWindow,omitempty"`
+	MonthBytes    uint64            `json:"monthBytes,omitempty"`    // of the line, both ways, this month
+	MonthForecast uint64            `json:"monthForecast,omitempty"` // of the whole month at that rate
+	LinkBytes     map[string]uint64 `json:"linkBytes,omitempty"`     // of the line since it was enrolled, by direction and class: tx-live, rx-control, ...
+	Rate          int               `json:"rate,omitempty"`          // of the line as measured, bytes a second
+	RoundTrip     int64             `json:"roundTrip,omitempty"`     // ms
+	Counters      map[string]int    `json:"counters,omitempty"`
 }
 
 // Applied is the JSON value of a gateway's answer to a setting.

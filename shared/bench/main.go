@@ -139,6 +139,7 @@ func runLink(ctx context.Context, args []string) error {
 	asJSON := f.Bool("json", false, "print JSON instead of writing RESULTS.md and link.json")
 	only := f.String("only", "", "measure one row: "+radio.RowNames())
 	scale := f.Int("scale", 1, "how much faster than real time a backlog drains; the clocks of the programs do not follow")
+	backlog := f.Int("backlog", 0, "points that drain; 2592000 are a day (default 20000)")
 	idle := f.Duration("idle", 0, "how long to watch the idle line; from 10m on the hub restarts halfway (default 150s)")
 	_ = f.Parse(args) // exits
 	dir, err := checkBin(*bin)
@@ -149,8 +150,8 @@ func runLink(ctx context.Context, args []string) error {
 		return fmt.Errorf("-scale is at least 1")
 	}
 	return radio.Run(ctx, radio.Config{
-		Idle: *idle,
-		Bin:  dir, Quick: *quick, JSON: *asJSON, Only: *only, Scale: *scale, Out: os.Stdout, Progress: os.Stderr,
+		Idle: *idle, Backlog: *backlog,
+		Bin: dir, Quick: *quick, JSON: *asJSON, Only: *only, Scale: *scale, Out: os.Stdout, Progress: os.Stderr,
 		Table: "RESULTS.md", Data: "link.json",
 	})
 }

@@ -30,6 +30,9 @@ func statusRows(s *api.Status) [][]string {
 		{"store", sizeText(s.StoreBytes)},
 		{"at risk", s.LossWindow},
 	}
+	for _, class := range slices.Sorted(maps.Keys(s.LinkBytes)) {
+		rows = append(rows, []string{class, sizeText(s.LinkBytes[class])})
+	}
 	for _, name := range slices.Sorted(maps.Keys(s.Counters)) {
 		rows = append(rows, []string{name, strconv.Itoa(s.Counters[name])})
 	}

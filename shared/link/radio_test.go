@@ -14,6 +14,7 @@ import (
 	"github.com/sapflow/sapflow/shared/journal"
 	"github.com/sapflow/sapflow/shared/point"
 	"github.com/sapflow/sapflow/shared/state"
+	"github.com/sapflow/sapflow/shared/subject"
 )
 
 // These tests run two real peers with real logs over a radio that is made of
@@ -179,9 +180,15 @@ type station struct {
 	alarms map[uint64]time.Duration
 	spent  [Classes]int
 	afford func(Class, int) time.Duration
+	sent   [2]map[byte]int // frames each way, by version
 }
 
 func newStation(t *testing.T, rate float64, trip time.Duration, pace Pace) *station {
+	return newStationOf(t, rate, trip, pace, frame.Version, frame.Version)
+}
+
+// newStationOf has ends that read and write frames up to a version.
+func newStationOf(t *testing.T, rate float64, trip time.Duration, pace Pace, gwVersion, hubVersion uint8) *station {
 	ctx := t.Context()
 	s := &station{
 		t: t, rng: rand.New(rand.NewPCG(1, 2)), radio: &radio{rate: rate, delay: trip / 2},
@@ -211,7 +218,15 @@ func newStation(t *testing.T, rate float64, trip time.Duration, pace Pace) *stat
 		t.Fatal(err)
 	}
 	carry := func(way int, to **Peer) func(string, []byte) error {
+		s.sent[way] = map[byte]int{}
 		return func(verb string, data []byte) error {
+			if verb == subject.Frame {
+				if _, _, rest, err := readHead(data); err == nil {
+					s.mu.Lock()
+					s.sent[way][rest[1]]++
+					s.mu.Unlock()
+				}
+			}
 			s.radio.send(way, len(data)+perMessage, func() { (*to).Deliver(verb, data) })
 			return nil
 		}
@@ -221,6 +236,7 @@ func newStation(t *testing.T, rate float64, trip time.Duration, pace Pace) *stat
 		Cut: func() { s.radio.cut(redial) },
 	}
 	c := common
+	c.Version = gwVersion
 	c.Gateway, c.Out, c.In, c.Author, c.Send = true, s.log, down, state.Hub, carry(0, &s.hub)
 	c.Heads = func(context.Context) ([]frame.Entry, error) { return nil, nil }
 	c.Live, c.LiveSent = s.live, func() {}
@@ -244,6 +260,7 @@ func newStation(t *testing.T, rate float64, trip time.Duration, pace Pace) *stat
 	gw = NewPeer(c)
 	s.gw = gw
 	c = common
+	c.Version = hubVersion
 	c.Out, c.In, c.Author, c.Send = out, in, "gw", carry(1, &s.gw)
 	c.Heads = func(context.Context) ([]frame.Entry, error) { return nil, nil }
 	c.Cut = func() {}
@@ -534,6 +551,40 @@ func TestAlarmIdle(t *testing.T) {
 			t.Errorf("got %d alarms, want 5", len(s.alarms))
 		}
 	})
+}
+
+// TestOldVersion: an end that knows version 1 of the frame only gets no other,
+// whichever end it is.
+func TestOldVersion(t *testing.T) {
+	// The codec's zstd is made once, and must not belong to a bubble.
+	old := (&frame.Session{}).Encode(&frame.Frame{Kind: frame.Log, First: 1, Last: 200, Entries: make([]frame.Entry, 200)}, 1)
+	if _, err := frame.Decode(old, "gw"); err != nil {
+		t.Fatal(err)
+	}
+	for name, versions := range map[string][2]uint8{"old gateway": {1, 2}, "old hub": {2, 1}, "both new": {2, 2}} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				s := newStationOf(t, 50*125, 150*time.Millisecond, Pace{Flush: 10 * time.Second, Idle: 5 * time.Minute}, versions[0], versions[1])
+				stop := s.run()
+				defer stop()
+				s.radio.open()
+				for range 300 {
+					s.sample(time.Now())
+					time.Sleep(time.Second)
+				}
+				for !s.caughtUp() {
+					time.Sleep(time.Second)
+				}
+				s.check()
+				want := min(versions[0], versions[1])
+				for way, sent := range s.sent {
+					if len(sent) != 1 || sent[want] == 0 {
+						t.Errorf("way %d: frames by version are %v, want only %d", way, sent, want)
+					}
+				}
+			})
+		})
+	}
 }
 
 // TestBudget: a gateway that has used up its budget sends its alarms in time,

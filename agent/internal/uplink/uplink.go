@@ -145,6 +145,16 @@ func (u *Uplink) Bytes() (tx, rx, month, forecast uint64) {
 	return tx, rx, month, forecast
 }
 
+// ByClass returns the bytes of messages each way, by class. What is missing
+// to all bytes is TLS, NATS and connections.
+func (u *Uplink) ByClass() map[string]uint64 {
+	counts := u.usage.save()
+	for _, key := range []string{keyTx, keyRx, keyUsed, keySince} {
+		delete(counts, key)
+	}
+	return counts
+}
+
 // Appended tells that the EDGE log has more.
 func (u *Uplink) Appended() { u.peer.Appended() }
 

@@ -26,12 +26,13 @@ import (
 
 // Config says what is measured and where it goes.
 type Config struct {
-	Bin   string        // directory of the two binaries, required for Sapflow's rows
-	Quick bool          // short; the files are left alone
-	JSON  bool          // print JSON; the files are left alone
-	Only  string        // one row, "" for all; the files are left alone
-	Scale int           // how much faster than real time a backlog drains, required
-	Idle  time.Duration // how long the idle line is watched; 150 s by default
+	Bin     string        // directory of the two binaries, required for Sapflow's rows
+	Quick   bool          // short; the files are left alone
+	JSON    bool          // print JSON; the files are left alone
+	Only    string        // one row, "" for all; the files are left alone
+	Scale   int           // how much faster than real time a backlog drains, required
+	Idle    time.Duration // how long the idle line is watched; 150 s by default
+	Backlog int           // points that drain; 20,000 by default
 
 	Table, Data   string // files for the table and for the same in JSON
 	Out, Progress io.Writer
@@ -133,6 +134,9 @@ func Run(ctx context.Context, cfg Config) error {
 	b := &bench{Config: cfg, idle: 150 * time.Second, window: time.Minute, backlog: 20_000, cutBacklog: 5_000, cuts: 20}
 	if cfg.Idle > 0 {
 		b.idle = cfg.Idle
+	}
+	if cfg.Backlog > 0 {
+		b.backlog = cfg.Backlog
 	}
 	if cfg.Quick {
 		b.idle, b.window, b.backlog, b.cutBacklog, b.cuts = 10*time.Second, 20*time.Second, 2_000, 1_000, 3
