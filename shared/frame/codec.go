@@ -113,7 +113,7 @@ var models = sync.Pool{New: func() any { return new(model) }}
 func borrow() *model { return models.Get().(*model) }
 
 func giveBack(m *model) {
-	*m = model{}
+	m.reset()
 	models.Put(m)
 }
 

@@ -56,8 +56,34 @@ type probs struct {
 	reason                    [256]prob
 	pick, gap, tomb, seq      number
 	size, count, header       number
-	late, value               [contexts]number
 	chars                     [8][256]prob
+
+	// Made when they are first used: a model has few of them, and a hub one
+	// model for each gateway and direction.
+	late, value [contexts]*number
+}
+
+// of returns the numbers of a context.
+func of(list *[contexts]*number, ctx int) *number {
+	if list[ctx] == nil {
+		list[ctx] = new(number)
+	}
+	return list[ctx]
+}
+
+// reset makes a model that knows nothing of one that was used, and keeps its
+// memory.
+func (m *model) reset() {
+	late, value := m.p.late, m.p.value
+	*m = model{}
+	for ctx := range contexts {
+		for _, n := range []*number{late[ctx], value[ctx]} {
+			if n != nil {
+				*n = number{}
+			}
+		}
+	}
+	m.p.late, m.p.value = late, value
 }
 
 const (
@@ -246,7 +272,7 @@ func (m *model) distance(c *coder, time, guess uint64, usual *uint64) uint64 {
 		about++
 	}
 	ctx, middle := context(*usual / 4)
-	d := m.p.late[ctx].signed(c, int64(time/m.unit-about), middle)
+	d := of(&m.p.late, ctx).signed(c, int64(time/m.unit-about), middle)
 	settle(usual, abs(d))
 	return (about + uint64(d)) * m.unit
 }

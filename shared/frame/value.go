@@ -122,7 +122,7 @@ func (m *model) number(c *coder, v uint64, t *track) uint64 {
 		ctx, middle = context(t.missed[best] / 4)
 	}
 	forecasts := t.forecasts()
-	x = forecasts[best] + m.p.value[ctx].signed(c, x-forecasts[best], middle)
+	x = forecasts[best] + of(&m.p.value, ctx).signed(c, x-forecasts[best], middle)
 	for i, f := range forecasts {
 		if settle(&t.missed[i], abs(x-f)); !t.seen {
 			t.missed[i] = 4 * m.usual
