@@ -24,7 +24,7 @@ type Verdict struct {
 func (b *Instance) Judge(author string, entries []frame.Entry) Verdict {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	j := judge{Instance: b, author: author, until: map[string]uint64{}}
+	j := judge{Instance: b, author: author, until: map[string]uint64{}, moving: map[string]bool{}}
 	defer j.undo()
 	var v Verdict
 	v.Kept = entries[:0:0]
@@ -52,6 +52,7 @@ type judge struct {
 	*Instance
 	author string
 	until  map[string]uint64 // cache of below
+	moving map[string]bool   // nodes that were below the author before an edge of this frame
 	old    []tree.Edge
 }
 
@@ -114,7 +115,9 @@ func (j *judge) edgeReason(p *point.Point) frame.Reason {
 	}
 	// Only what is below the author now may be attached: a time in the past
 	// must not fetch back what was moved away.
-	if adds && (j.tree.Known(p.Node) && j.below(p.Node) != tree.Forever || p.Node == state.Hub) {
+	// A move is one frame: it takes a node away and attaches it elsewhere.
+	own := j.moving[p.Node] || !j.tree.Known(p.Node) || j.below(p.Node) == tree.Forever
+	if adds && (!own || p.Node == state.Hub) {
 		return frame.Foreign
 	}
 	if !edge.Removed && (before.Removed || before.NodeType != edge.NodeType) {
@@ -126,6 +129,7 @@ func (j *judge) edgeReason(p *point.Point) frame.Reason {
 		}
 	}
 	if edge != before {
+		j.moving[p.Node] = own
 		j.old = append(j.old, before)
 		j.tree.Set(edge)
 		clear(j.until)

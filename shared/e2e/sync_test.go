@@ -405,3 +405,31 @@ func TestRestartWithManyPoints(t *testing.T) {
 	g.link.Restore()
 	g.waitEqual()
 }
+
+// TestMovedAtGateway: a move below a gateway that the gateway makes itself
+// holds at both ends.
+func TestMovedAtGateway(t *testing.T) {
+	t.Parallel()
+	h := startHub(t)
+	g := h.addGateway("gw1", "", natstest.LinkConfig{})
+	a, b := addNode(t, g.client, g.id, "a"), addNode(t, g.client, g.id, "b")
+	n := addNode(t, g.client, a, "tank")
+	write(t, g.client, float(n, "level", 0, 1))
+	g.waitEqual()
+	for _, to := range []string{b, a, b} {
+		if err := g.client.NodeMove(t.Context(), n, "", to); err != nil {
+			t.Fatal(err)
+		}
+		g.waitEqual()
+		for where, c := range map[string]*client.Client{"gateway": g.client, "hub": h.client} {
+			node, err := c.Get(t.Context(), n)
+			if err != nil {
+				t.Fatalf("%s: %v", where, err)
+			}
+			if len(node.Parents) != 1 || node.Parents[0] != to {
+				t.Errorf("%s: below %v, want %s", where, node.Parents, to)
+			}
+		}
+	}
+	expectValue(t, "hub", h.client, n, "level", "1")
+}

@@ -89,8 +89,13 @@ func (c *coder) finish() []byte {
 // spent tells whether all bytes that were given have been used.
 func (c *coder) spent() bool { return c.next >= len(c.in) }
 
-// fail marks the input as impossible. What follows reads as zeros.
-func (c *coder) fail() { c.failed, c.in, c.code = true, nil, 0 }
+// fail marks the input as impossible. What follows reads as zeros. A writer
+// does not fail: what it writes beyond the limits a reader will refuse.
+func (c *coder) fail() {
+	if c.decoding {
+		c.failed, c.in, c.code = true, nil, 0
+	}
+}
 
 // prob is the probability of a 0, learnt from what came before. The zero
 // value is one half.

@@ -240,7 +240,7 @@ func (m *model) when(c *coder, e *Entry, t *track) {
 	switch {
 	case c.flag(&m.p.sameTime[ctx], e.Time == m.time):
 		e.Time, m.shared = m.time, 1
-		if m.period > 0 {
+		if m.period > 0 && t.seen {
 			t.step = t.steps(e.Time, m.period)
 		}
 	case !t.seen:
@@ -346,7 +346,7 @@ func (m *model) newKind(c *coder, k *kind) {
 func (m *model) text(c *coder, s string) string {
 	return tabled(m, c, &m.strings, s, func(s string) string {
 		s = string(m.literal(c, []byte(s)))
-		m.kept(c, len(s))
+		m.kept(c, len(s)+64)
 		return s
 	})
 }
@@ -372,7 +372,7 @@ func tabled[K comparable](m *model, c *coder, t *table[K], v K, literal func(K) 
 
 // kept counts what the model keeps; more than it may is no frame of ours.
 func (m *model) kept(c *coder, n int) {
-	if m.bytes += n + 64; m.bytes > maxKept {
+	if m.bytes += n; m.bytes > maxKept {
 		c.fail()
 	}
 }
@@ -384,7 +384,7 @@ func (m *model) place(c *coder, e *Entry) {
 	} else {
 		e.Author = m.text(c, e.Author)
 		e.At.Epoch = tabled(m, c, &m.epochs, e.At.Epoch, func(e Epoch) Epoch {
-			m.kept(c, 8)
+			m.kept(c, 64)
 			return Epoch(c.u64(uint64(e)))
 		})
 	}

@@ -52,8 +52,11 @@ func (m *model) value(c *coder, e *Entry, t *track) {
 		still := &m.p.still[t.still&7]
 		if c.flag(still, !c.decoding && t.holds(e.Data)) {
 			t.still = t.still<<1 | 1
-			if e.Data = t.text; t.length > 0 {
+			if t.length > 0 {
 				e.Data = m.bytesOf(t.bits, t.length)
+			} else {
+				e.Data = t.text
+				m.unpacked(c, len(t.text))
 			}
 			return
 		}
@@ -312,11 +315,14 @@ func (m *model) blob(c *coder, data []byte, t *track) []byte {
 		}
 		i = int(n)
 		data = m.texts[i]
+		m.unpacked(c, len(data))
 		m.texts = slices.Delete(m.texts, i, i+1)
 	} else {
 		data = m.unlike(c, data, t.text)
 	}
+	m.bytes -= len(t.text)
 	if t.text = nil; len(data) <= keepText {
+		m.kept(c, len(data))
 		t.text = bytes.Clone(data)
 		if t.text == nil {
 			t.text = []byte{}
@@ -347,11 +353,20 @@ func (m *model) unlike(c *coder, data, like []byte) []byte {
 		c.fail()
 		return nil
 	}
+	m.unpacked(c, begin+end)
 	if !c.decoding {
 		m.literal(c, data[begin:len(data)-end])
 		return data
 	}
 	return slices.Concat(like[:begin], m.literal(c, nil), like[len(like)-end:])
+}
+
+// unpacked counts the texts of a frame; more than it may have is no frame of
+// ours.
+func (m *model) unpacked(c *coder, n int) {
+	if m.body += n; m.body > MaxBody {
+		c.fail()
+	}
 }
 
 // packFrom is the length from which a text may be shorter with zstd.
@@ -360,8 +375,7 @@ const packFrom = 200
 // literal codes a text of which nothing is known.
 func (m *model) literal(c *coder, data []byte) []byte {
 	n := int(min(m.p.size.unsigned(c, uint64(len(data)), 4), MaxBody+1))
-	if m.body += n; m.body > MaxBody {
-		c.fail()
+	if m.unpacked(c, n); c.failed {
 		return nil
 	}
 	if n >= packFrom {

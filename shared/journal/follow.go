@@ -137,8 +137,15 @@ func (l *Log) After(ctx context.Context, pos frame.Position, limit int) (*frame.
 		return nil, err
 	}
 	f, err := frame.Decode(m.Data, l.cfg.Author)
-	if err != nil {
-		return nil, fmt.Errorf("message %d: %w", m.Seq, err)
+	for err != nil { // what cannot be read is a gap for the reader
+		l.cfg.Log.Error().Err(err).Uint64("stream_seq", m.Seq).Msg("damaged frame skipped")
+		if m, err = l.cfg.Store.Next(ctx, m.Seq+1); errors.Is(err, ErrEmpty) {
+			return nil, nil
+		}
+		if err != nil {
+			return nil, err
+		}
+		f, err = frame.Decode(m.Data, l.cfg.Author)
 	}
 	if f, err = l.attach(f, pos); err != nil || f.Points() == 0 {
 		return f, err
@@ -205,27 +212,40 @@ func (l *Log) grow(ctx context.Context, f *frame.Frame, seq uint64, limit int) (
 		}
 		g, err := frame.Decode(m.Data, l.cfg.Author)
 		if err != nil {
-			return nil, fmt.Errorf("message %d: %w", m.Seq, err)
+			break // the next call skips it
 		}
 		seq, next = m.Seq, m.Seq+1
 		rest := limit - len(f.Entries)
 		if t := g.Truncate(rest); t != g {
 			g, next = t, seq
 		}
-		merged, err := f.Merge(g)
+		joined, err := withoutEntries(f).Merge(withoutEntries(g))
 		if values += valueBytes(g); err != nil || values > maxMergeBytes || len(g.Entries) > rest {
 			next = seq // another epoch begins, or it is too much
 			break
 		}
-		f, size = merged, size+len(m.Data)
+		joined.Entries = append(f.Entries, g.Entries...) // f was decoded for this reader only
+		f, size = joined, size+len(m.Data)
 	}
-	if seq > from && size > maxFrameBytes/2 && len(f.Encode()) > maxFrameBytes { // many names
-		return f.Truncate(len(f.Entries) / 2), nil // the next call finds the rest by position
+	for seq > from && size > maxFrameBytes/2 && len(f.Encode()) > maxFrameBytes { // many names
+		t := f.Truncate(len(f.Entries) / 2)
+		if t == f {
+			break
+		}
+		f, next = t, 0 // the next call finds the rest by position
 	}
 	l.mu.Lock()
 	l.hint = place{f.End(), next}
 	l.mu.Unlock()
 	return f, nil
+}
+
+// withoutEntries returns what f says besides: many small frames become one
+// without copying what was joined before each time.
+func withoutEntries(f *frame.Frame) *frame.Frame {
+	g := *f
+	g.Entries = nil
+	return &g
 }
 
 func valueBytes(f *frame.Frame) int {

@@ -84,7 +84,8 @@ type Log struct {
 	seq     uint64         // last number given out in the epoch
 	pending []frame.Entry  // numbered, not durable
 	waiters []waiter
-	company int // writers who waited when the last commit ended, those it served included
+	settled []func() // answers of waiters, for release; commitMu
+	company int      // writers who waited when the last commit ended, those it served included
 	urgent  bool
 	covers  frame.Covers
 	trying  *encoded      // the frame of an append that failed: it may be stored yet; commitMu
@@ -160,13 +161,17 @@ func Open(ctx context.Context, cfg Config) (*Log, error) {
 	return l, nil
 }
 
-// release lets the next one append, and tells which points got another place.
+// release lets the next one append, and tells, with nothing locked, who waited
+// and which points got another place.
 func (l *Log) release() {
-	moved := l.moved
-	l.moved = nil
+	moved, settled := l.moved, l.settled
+	l.moved, l.settled = nil, nil
 	l.commitMu.Unlock()
 	if len(moved) > 0 {
 		l.cfg.Moved(moved)
+	}
+	for _, done := range settled {
+		done()
 	}
 }
 
@@ -284,7 +289,7 @@ func (l *Log) Run(ctx context.Context) error {
 			waiting = len(l.pending) > 0
 			l.mu.Unlock()
 		}
-		if waiting && due == nil {
+		if waiting && (due == nil || !now) { // the first point, or another interval
 			timer.Reset(every)
 			due = timer.C
 		}
@@ -468,7 +473,7 @@ func (l *Log) reached(f *frame.Frame, seq uint64) {
 	r.last = l.tail
 }
 
-// settle drops n points from the queue and tells those who waited for them.
+// settle drops n points from the queue and has those told who waited for them.
 func (l *Log) settle(last uint64, n int, err error) {
 	l.mu.Lock()
 	if err == nil {
@@ -486,7 +491,7 @@ func (l *Log) settle(last uint64, n int, err error) {
 	l.company = len(ready) + len(l.waiters)
 	l.mu.Unlock()
 	for _, w := range ready {
-		w.done(err)
+		l.settled = append(l.settled, func() { w.done(err) })
 	}
 }
 

@@ -68,7 +68,11 @@ func (r *Replica) Append(ctx context.Context, f *frame.Frame) (uint64, error) {
 	if f.Points() == 0 && f.Gap() == 0 && f.Epoch == r.pos.Epoch {
 		return r.stream, nil
 	}
-	seq, err := r.store.Append(ctx, f.Encode(), r.stream)
+	data := f.Encode()
+	if len(data) > maxFrameBytes {
+		return 0, fmt.Errorf("%d bytes: %w", len(data), frame.ErrTooLarge)
+	}
+	seq, err := r.store.Append(ctx, data, r.stream)
 	if err != nil {
 		if again := r.reload(ctx); again != nil {
 			return 0, errors.Join(err, again)

@@ -80,7 +80,8 @@ func (l *line) points() int {
 		rate, trip = assumedRate, assumedTrip
 	}
 	d := min(max(tripsPerFrame*trip, shortestFrame), longestFrame)
-	return max(1, min(framePoints, int(rate*d.Seconds()/l.perPoint())))
+	bytes := max(rate*d.Seconds(), 2*measurable) // smaller ones would not tell the rate
+	return max(1, min(framePoints, int(bytes/l.perPoint())))
 }
 
 func (l *line) perPoint() float64 {

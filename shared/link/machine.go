@@ -430,7 +430,7 @@ func (m *Machine) gotHeads(ev Gathered) []Action {
 	}
 	switch {
 	case ev.Live:
-		m.live, m.turn = false, true
+		m.live, m.turn = ev.More, true
 		if ev.Frame == nil {
 			return m.pump()
 		}
@@ -489,6 +489,7 @@ func (m *Machine) answered(a Ack) []Action {
 	switch a.Code {
 	case OK:
 	case Gap, Superseded:
+		m.live = m.live || p.Live
 		return m.greet()
 	case Series: // again, with all that the other end has not learnt
 		m.again(p)

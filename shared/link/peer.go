@@ -3,6 +3,7 @@ package link
 import (
 	"context"
 	"errors"
+	"slices"
 	"sync"
 	"time"
 
@@ -20,17 +21,21 @@ const (
 	// most one parcel and a few small messages on the way; what comes beyond
 	// that is dropped and counted.
 	inboxSize = 32
-	// maxHeadsBytes bounds the values of one heads frame, maxHeads and maxLive
-	// their number: newest values shall not take long on a slow line.
+	// maxHeadsBytes bounds a heads frame of either kind, roughly; maxLiveBytes
+	// one of newest values, which shall not take long on a slow line.
 	maxHeadsBytes = 96 << 10
-	maxHeads      = 5_000
-	maxLive       = 1_000
+	maxLiveBytes  = 8 << 10
 	// framePoints bounds the points of a frame. At 1.2 B each it takes 3 s at
 	// 100 kbit/s.
 	framePoints = 32_000
 	// liveShare is how much of the bytes newest values may take while the log
 	// is behind: one part in so many.
 	liveShare = 5
+	// maxParcel bounds the bytes of a frame: what a connection carries in one
+	// message, less what stands around it.
+	maxParcel = 240 << 10
+	// longestWait bounds the wait for an ack, whatever the line seemed to be.
+	longestWait = 5 * time.Minute
 )
 
 // Config says what a peer connects.
@@ -57,9 +62,10 @@ type Config struct {
 	// Live returns own winners that the other end should have before the log
 	// brings them, all durable here: those that are urgent, or, while the log
 	// is far behind, all that changed since the last time. LiveSent is called
-	// when it has them. Nil if there are none ever.
+	// with those that it has got, of which there may be fewer. Nil if there are
+	// none ever.
 	Live     func(ctx context.Context, all bool) ([]frame.Entry, error)
-	LiveSent func()
+	LiveSent func([]frame.Entry)
 	// Cut closes the connection so that a new one is made.
 	Cut func()
 	// Acked is called when the other end holds more of Out.
@@ -131,8 +137,11 @@ type Peer struct {
 	out, in  frame.Session
 	reads    uint8 // newest frame version that the other end reads
 	gathered []frame.Entry
-	behind   bool   // the log holds more than went out last
-	shares   [2]int // bytes of the log and of newest values since it is behind
+	ahead    []frame.Entry // newest values in flight
+	limit    int           // points of the next piece of the log, if the last one was too large; 0 for none
+	spoke    time.Time     // when a parcel went out last
+	behind   bool          // the log holds more than went out last
+	shares   [2]int        // bytes of the log and of newest values since it is behind
 }
 
 // maxJump bounds how far the generation of an epoch may lie beyond what this
@@ -338,7 +347,7 @@ func (p *Peer) decode(m message) Event {
 			p.reads = h.Version
 			p.out.Reset()
 			p.in.Reset()
-			if p.cfg.Gateway {
+			if p.cfg.Gateway && p.machine.Phase() == Greeting && h.Conn == p.machine.conn {
 				p.line.answered() // the hub answers a hello at once
 			}
 			ev = Greeted{h}
@@ -366,7 +375,6 @@ func (p *Peer) decode(m message) Event {
 		if a, err = DecodeAck(m.data); err == nil {
 			p.heard(a.Time)
 			p.cfg.Spent(Control, 0, len(m.data))
-			p.countAside(a.Aside)
 			p.answered(&a)
 			ev = Answered{a}
 		}
@@ -410,9 +418,15 @@ func (p *Peer) step(ctx context.Context, ev Event) {
 		actions := p.machine.Step(ev)
 		ev = nil
 		for _, a := range actions {
-			ev = p.do(ctx, a)
+			if answer := p.do(ctx, a); answer != nil {
+				ev = answer
+			}
 		}
 		if after := p.machine.Phase(); after != before {
+			if after == Down { // the next session begins anew
+				p.out.Reset()
+				p.in.Reset()
+			}
 			p.cfg.Log.Debug().Stringer("phase", after).Msg("link phase changed")
 		}
 	}
@@ -424,7 +438,7 @@ func (p *Peer) do(ctx context.Context, a Action) Event {
 	case Greet:
 		p.greet(ctx, a.Conn)
 	case Send:
-		p.sendParcel(&a.Parcel)
+		return p.sendParcel(&a.Parcel)
 	case Reply:
 		a.Ack.Time, a.Ack.Newest = p.cfg.Now(), p.cfg.Out.Tail().Seq
 		data := a.Ack.Encode()
@@ -461,21 +475,24 @@ func (p *Peer) do(ctx context.Context, a Action) Event {
 		if a.For > 0 {
 			d := a.For
 			if a.Sent {
-				d = max(d, 3*p.line.expected())
+				d = max(d, min(3*p.line.expected(), longestWait))
 			}
 			p.timer.Reset(d)
 		}
 	case Idle:
-		p.timer.Reset(p.cfg.Pace().Idle)
+		p.timer.Reset(max(0, p.cfg.Pace().Idle-time.Since(p.spoke)))
 	case Cut:
 		p.cfg.Log.Info().Msg("no answer, connection cut")
+		p.mu.Lock()
+		p.connected = false // so that the next connection is news, even at once
+		p.mu.Unlock()
 		p.cfg.Cut()
 	case Acked:
 		p.cfg.OnAcked(a.Pos)
 	case HeadsSent:
 		p.cfg.HeadsSent()
 	case LiveSent:
-		p.cfg.LiveSent()
+		p.cfg.LiveSent(p.ahead)
 	case Halt:
 		p.mu.Lock()
 		p.status.Halted = a.Reason
@@ -504,7 +521,7 @@ func (p *Peer) locate(ctx context.Context, pos frame.Position) Event {
 
 func (p *Peer) send(verb string, data []byte) {
 	if err := p.cfg.Send(verb, data); err != nil {
-		p.cfg.Log.Debug().Err(err).Str("verb", verb).Msg("send failed")
+		p.cfg.Log.Warn().Err(err).Str("verb", verb).Msg("send failed")
 	}
 }
 
@@ -518,21 +535,30 @@ func (p *Peer) greet(ctx context.Context, conn uint32) {
 	p.mu.Unlock()
 	data := h.Encode()
 	p.line.sent(len(data), 0)
+	p.spoke = time.Now()
 	p.cfg.Spent(Control, len(data), 0)
 	p.send(subject.Hello, data)
 }
 
 // sendParcel encodes and sends a parcel, and notes what it takes.
-func (p *Peer) sendParcel(q *Parcel) {
+func (p *Peer) sendParcel(q *Parcel) Event {
 	if q.Frame.Now == 0 {
 		q.Frame.Now = p.cfg.Now() / uint64(time.Millisecond) * uint64(time.Millisecond)
 	}
 	data := q.Encode(&p.out, min(p.reads, p.cfg.Version))
+	if len(data) > maxParcel { // the connection would not carry it
+		p.cfg.Log.Warn().Int("bytes", len(data)).Int("points", len(q.Frame.Entries)).Msg("parcel is too large, a smaller one follows")
+		p.limit = max(1, len(q.Frame.Entries)/2)
+		p.out.Reset()
+		return Answered{Ack{Conn: q.Conn, Number: q.Number, Code: Series}}
+	}
 	class := p.class(q)
+	p.spoke = time.Now()
 	p.line.sent(len(data), len(q.Frame.Entries))
 	p.shares[way01(class <= Live && q.Live)] += len(data)
 	p.cfg.Spent(class, len(data), 0)
 	p.send(subject.Frame, data)
+	return nil
 }
 
 func way01(b bool) int {
@@ -565,18 +591,28 @@ func (p *Peer) answered(a *Ack) {
 	if q == nil || a.Conn != q.Conn || a.Number != q.Number {
 		return
 	}
-	if p.line.answered(); a.Code != OK {
+	p.countAside(a.Aside)
+	switch p.line.answered(); a.Code {
+	case OK:
+		p.limit = 0
+	case Size:
+		p.limit = max(1, len(q.Frame.Entries)/2)
+		fallthrough
+	default:
 		p.out.Reset() // it may not have read the frame
 	}
 }
 
 // fetch reads the next piece of the log, if it may go out.
 func (p *Peer) fetch(ctx context.Context, after frame.Position) Event {
+	points := p.line.points()
+	if p.limit > 0 {
+		points = min(points, p.limit)
+	}
 	class := Live
-	if p.behind {
+	if p.behind = p.behind || p.cfg.Out.Lag(after) > uint64(points); p.behind {
 		class = Backlog
 	}
-	points := p.line.points()
 	if wait := p.cfg.Afford(class, p.line.bytes(min(points, int(p.cfg.Out.Lag(after))))); wait > 0 {
 		p.flush.Reset(wait)
 		return Fetched{}
@@ -600,13 +636,26 @@ func (p *Peer) gatherLive(ctx context.Context) Event {
 	if p.cfg.Live == nil {
 		return Gathered{Live: true}
 	}
-	all := p.behind && p.shares[1]*liveShare <= p.shares[0]+p.shares[1]
+	all := p.behind && p.shares[1]*liveShare <= p.shares[0]+p.shares[1] && p.cfg.Afford(Live, maxLiveBytes) == 0
 	list, err := p.cfg.Live(ctx, all)
 	if err != nil || len(list) == 0 {
 		return Gathered{Live: true, Err: err}
 	}
-	list = list[:min(len(list), maxLive)]
-	return Gathered{Live: true, Frame: &frame.Frame{Kind: frame.Heads, Now: p.cfg.Now(), Entries: list}}
+	n := fits(list, maxLiveBytes)
+	p.ahead = list[:n]
+	f := &frame.Frame{Kind: frame.Heads, Now: p.cfg.Now(), Entries: slices.Clone(p.ahead)}
+	return Gathered{Live: true, Frame: f, More: n < len(list)}
+}
+
+// fits returns how many entries go into a frame of about so many bytes, at
+// least one.
+func fits(list []frame.Entry, limit int) int {
+	n, size := 0, 0
+	for n < len(list) && (n == 0 || size+len(list[n].Data) <= limit) {
+		size += len(list[n].Data) + 64
+		n++
+	}
+	return n
 }
 
 func (p *Peer) gather(ctx context.Context, first bool) Event {
@@ -617,11 +666,7 @@ func (p *Peer) gather(ctx context.Context, first bool) Event {
 			return Gathered{Err: err}
 		}
 	}
-	n, size := 0, 0
-	for n < len(p.gathered) && n < maxHeads && (n == 0 || size+len(p.gathered[n].Data) <= maxHeadsBytes) {
-		size += len(p.gathered[n].Data) + 64
-		n++
-	}
+	n := fits(p.gathered, maxHeadsBytes)
 	if n == 0 {
 		return Gathered{}
 	}

@@ -190,7 +190,7 @@ again:
 			w.headsMoved = true
 			return e.save()
 		},
-		Live: e.live, LiveSent: func() {},
+		Live: e.live, LiveSent: func([]frame.Entry) {},
 		Version: uint8(1 + w.rng.IntN(2)), // one end may be older than the other
 		Afford: func(Class, int) time.Duration {
 			if w.rng.IntN(10) == 0 {
@@ -587,6 +587,7 @@ func TestWalk(t *testing.T) {
 func TestVerbs(t *testing.T) {
 	p := newWorld(t, 1).gw.peer
 	p.machine.conn = 1
+	p.machine.flying = &Parcel{Conn: 1, Frame: &frame.Frame{}}
 	for verb, data := range map[string][]byte{
 		subject.Hello: (&Hello{Conn: 1}).Encode(),
 		subject.Ack:   (&Ack{Conn: 1, Aside: []AsideCount{{frame.Foreign, 3}}}).Encode(),

@@ -8,6 +8,8 @@ import (
 
 	"github.com/sapflow/sapflow/shared/frame"
 	"github.com/sapflow/sapflow/shared/point"
+	"github.com/sapflow/sapflow/shared/state"
+	"github.com/sapflow/sapflow/shared/tree"
 )
 
 // ahead knows which own values should reach the hub before the log brings
@@ -16,11 +18,7 @@ type ahead struct {
 	mu      sync.Mutex
 	urgent  map[point.Series]bool // go at once
 	changed map[point.Series]bool // go while the log is behind
-	sending map[point.Series]bool // in flight
 }
-
-// maxAhead bounds the values that go in one frame.
-const maxAhead = 500
 
 // note takes in a value that changed.
 func (a *ahead) note(s point.Series, urgent bool) {
@@ -36,53 +34,90 @@ func (a *ahead) note(s point.Series, urgent bool) {
 	(*m)[s] = true
 }
 
-// take returns what goes now: what was under way before, what is urgent, and
-// with all also what has changed.
-func (a *ahead) take(all bool) []point.Series {
+// due returns what should go now, the urgent ones first; with all also what
+// has changed.
+func (a *ahead) due(all bool) []point.Series {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	if a.sending == nil {
-		a.sending = map[point.Series]bool{}
+	list := slices.SortedFunc(maps.Keys(a.urgent), point.Series.Compare)
+	if all {
+		list = append(list, slices.SortedFunc(maps.Keys(a.changed), point.Series.Compare)...)
 	}
-	move := func(from map[point.Series]bool) {
-		for s := range from {
-			if len(a.sending) >= maxAhead {
-				return
-			}
-			a.sending[s] = true
-			delete(from, s)
-		}
-	}
-	if move(a.urgent); all {
-		move(a.changed)
-	}
-	return slices.SortedFunc(maps.Keys(a.sending), point.Series.Compare)
+	return list
 }
 
-// sent forgets what was under way.
-func (a *ahead) sent() {
+// forget drops series that need not go any more, or were sent.
+func (a *ahead) forget(list []point.Series) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	clear(a.sending)
+	for _, s := range list {
+		delete(a.urgent, s)
+		delete(a.changed, s)
+	}
 }
 
 // live returns own winners that should reach the hub now and that the log has
 // not brought there yet.
 func (u *Uplink) live(ctx context.Context, all bool) ([]frame.Entry, error) {
 	acked := u.Acked()
-	list, err := u.cfg.Instance.HeadsOf(ctx, u.ahead.take(all))
-	list = slices.DeleteFunc(list, func(e frame.Entry) bool { return e.Author != u.cfg.ID || !acked.Less(e.At) })
+	list, err := u.cfg.Instance.HeadsOf(ctx, u.ahead.due(all))
+	var done []point.Series
+	list = slices.DeleteFunc(list, func(e frame.Entry) bool {
+		ours := e.Author == u.cfg.ID && acked.Less(e.At)
+		if !ours { // the log has brought it, or another author's is newer
+			done = append(done, e.Series)
+		}
+		return !ours
+	})
+	u.ahead.forget(done)
 	return list, err
+}
+
+// liveSent forgets values that the hub has got, unless there are newer ones.
+func (u *Uplink) liveSent(sent []frame.Entry) {
+	var done []point.Series
+	u.cfg.Instance.View(func(s *state.State, _ *tree.Tree) {
+		for i := range sent {
+			if h := s.Get(sent[i].Series); h == nil || h.Author != sent[i].Author || h.At == sent[i].At {
+				done = append(done, sent[i].Series)
+			}
+		}
+		u.ahead.forget(done) // with the instance locked: nothing newer comes between
+	})
 }
 
 // Changed tells of a point that became state. It does not block.
 func (u *Uplink) Changed(e *frame.Entry) {
-	if e.Author != u.cfg.ID {
+	// Edges go with the log only: a group must arrive as one.
+	if e.Author != u.cfg.ID || e.IsEdge() {
 		return
 	}
-	urgent := e.Type == point.TypeApplied || u.isSetting(&e.Point) || u.rules.isAlarm(&e.Point)
+	urgent := u.urgent(&e.Point)
 	u.ahead.note(e.Series, urgent)
 	if urgent {
+		u.peer.LiveDue()
+	}
+}
+
+// urgent tells whether people wait for a point: an alarm, an answer to a
+// setting, or a setting changed here.
+func (u *Uplink) urgent(p *point.Point) bool {
+	return p.Type == point.TypeApplied || u.isSetting(p) || u.rules.isAlarm(p)
+}
+
+// remind notes urgent values that a crash, or a change of what is urgent, has
+// left behind in the log.
+func (u *Uplink) remind() {
+	acked, found := u.Acked(), false
+	u.cfg.Instance.View(func(s *state.State, _ *tree.Tree) {
+		s.All(func(e *frame.Entry) {
+			if e.Author == u.cfg.ID && !e.IsEdge() && acked.Less(e.At) && u.urgent(&e.Point) {
+				u.ahead.note(e.Series, true)
+				found = true
+			}
+		})
+	})
+	if found {
 		u.peer.LiveDue()
 	}
 }

@@ -133,6 +133,7 @@ func (u *Uplink) Settings() map[string]settings.Setting {
 				alarms[name] = true
 			}
 			set(func() { r.alarms = alarms })
+			u.remind()
 			return nil
 		}),
 	}

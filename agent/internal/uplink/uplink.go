@@ -9,6 +9,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
+	"strings"
 	"sync"
 	"time"
 
@@ -77,7 +79,7 @@ func New(cfg Config) *Uplink {
 		Send: func(verb string, data []byte) error {
 			return cfg.Conn.Publish(subject.FromGateway(cfg.ID, verb), data)
 		},
-		Store: u.store, Merge: u.merge, Live: u.live, LiveSent: u.ahead.sent,
+		Store: u.store, Merge: u.merge, Live: u.live, LiveSent: u.liveSent,
 		Pace: u.rules.pacing, Afford: u.afford, Spent: u.usage.spent,
 		Heads:     func(ctx context.Context) ([]frame.Entry, error) { return cfg.Instance.HeadsBelow(ctx, cfg.ID) },
 		HeadsSent: func() {},
@@ -149,9 +151,7 @@ func (u *Uplink) Bytes() (tx, rx, month, forecast uint64) {
 // to all bytes is TLS, NATS and connections.
 func (u *Uplink) ByClass() map[string]uint64 {
 	counts := u.usage.save()
-	for _, key := range []string{keyTx, keyRx, keyUsed, keySince} {
-		delete(counts, key)
-	}
+	maps.DeleteFunc(counts, func(key string, _ uint64) bool { return !strings.Contains(key, "-") || strings.Contains(key, " ") })
 	return counts
 }
 

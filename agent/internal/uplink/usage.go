@@ -2,6 +2,8 @@ package uplink
 
 import (
 	"maps"
+	"slices"
+	"strings"
 	"sync"
 	"time"
 
@@ -24,25 +26,35 @@ type usage struct {
 	mu     sync.Mutex
 	counts map[string]uint64 // by key of typeBytes; tx and rx up to seen
 	seen   [2]uint64         // of socket
-	month  string            // that used and since belong to
-	used   uint64            // in the month, both ways
-	since  time.Time         // when counting began in the month
+	months map[string]span   // the last few by name: a clock that is wrong for a while forgets nothing
+	month  string            // of now
 }
+
+// span is what a month has used.
+type span struct {
+	used  uint64 // both ways
+	since uint64 // when counting began, ns
+}
+
+// keptMonths is how many months are remembered.
+const keptMonths = 4
 
 const (
 	keyTx, keyRx = "tx", "rx"
-	keyUsed      = "used"  // in a snapshot
-	keySince     = "since" // in a snapshot, ns
+	keyUsed      = "used "  // in a snapshot, with the month
+	keySince     = "since " // in a snapshot, with the month, ns
 )
 
 // newUsage goes on from what a snapshot says.
 func newUsage(saved map[string]uint64, socket func() (tx, rx uint64)) *usage {
-	u := &usage{socket: socket, counts: map[string]uint64{}}
-	maps.Copy(u.counts, saved)
-	u.used, u.since = saved[keyUsed], point.TimeOf(saved[keySince])
-	u.month = monthOf(u.since)
-	delete(u.counts, keyUsed)
-	delete(u.counts, keySince)
+	u := &usage{socket: socket, counts: map[string]uint64{}, months: map[string]span{}}
+	for key, n := range saved {
+		if month, ok := strings.CutPrefix(key, keyUsed); ok {
+			u.months[month] = span{n, saved[keySince+month]}
+		} else if !strings.HasPrefix(key, keySince) {
+			u.counts[key] = n
+		}
+	}
 	return u
 }
 
@@ -53,7 +65,9 @@ func (u *usage) save() map[string]uint64 {
 	u.mu.Lock()
 	defer u.mu.Unlock()
 	saved := maps.Clone(u.counts)
-	saved[keyUsed], saved[keySince] = u.used, point.Nanos(u.since)
+	for month, s := range u.months {
+		saved[keyUsed+month], saved[keySince+month] = s.used, s.since
+	}
 	return saved
 }
 
@@ -72,10 +86,16 @@ func (u *usage) spent(class link.Class, sent, received int) {
 // read takes in what the socket has carried since the last time.
 func (u *usage) read(now time.Time) {
 	tx, rx := u.socket()
-	if m := monthOf(now); m != u.month {
-		u.month, u.used, u.since = m, 0, now
+	u.month = monthOf(now)
+	s, known := u.months[u.month]
+	if !known {
+		s.since = point.Nanos(now)
+		if names := slices.Sorted(maps.Keys(u.months)); len(names) >= keptMonths {
+			delete(u.months, names[0])
+		}
 	}
-	u.used += tx - u.seen[0] + rx - u.seen[1]
+	s.used += tx - u.seen[0] + rx - u.seen[1]
+	u.months[u.month] = s
 	u.counts[keyTx] += tx - u.seen[0]
 	u.counts[keyRx] += rx - u.seen[1]
 	u.seen = [2]uint64{tx, rx}
@@ -96,13 +116,14 @@ func (u *usage) inMonth(now time.Time) (used, forecast uint64) {
 	defer u.mu.Unlock()
 	u.read(now)
 	first, next := monthBounds(now)
+	s := u.months[u.month]
 	from := first
-	if u.since.After(first) {
-		from = u.since
+	if since := point.TimeOf(s.since); since.After(first) {
+		from = since
 	}
 	past := max(now.Sub(from), time.Minute)
 	left := next.Sub(now)
-	return u.used, u.used + uint64(float64(u.used)*float64(left)/float64(past))
+	return s.used, s.used + uint64(float64(s.used)*float64(left)/float64(past))
 }
 
 func monthBounds(now time.Time) (first, next time.Time) {
@@ -130,11 +151,15 @@ func (u *usage) affords(now time.Time, budget uint64, pace string, n int) time.D
 	if pace != paceFree {
 		allowed = min(allowed, perSecond*(now.Sub(first)+aheadOfPace).Seconds())
 	}
-	short := float64(u.used) + float64(n) - allowed
-	if short <= 0 {
+	short := float64(u.months[u.month].used) + float64(n) - allowed
+	rest := next.Sub(now) + time.Second // then there is a new budget
+	switch {
+	case short <= 0:
 		return 0
+	case pace == paceFree || short/perSecond > rest.Seconds():
+		return rest
 	}
-	return min(max(time.Duration(short/perSecond*float64(time.Second)), time.Second), next.Sub(now)+time.Second)
+	return max(time.Duration(short/perSecond*float64(time.Second)), time.Second)
 }
 
 // points returns what a report tells.

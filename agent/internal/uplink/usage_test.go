@@ -83,7 +83,7 @@ func TestAffords(t *testing.T) {
 		"used up":            {11_000, day(11, 11, 0), paceEven, 500, 12 * time.Hour},
 		"within":             {10_000, day(11, 11, 0), paceEven, 500, 0},
 		"free":               {10_000, day(11, 2, 0), paceFree, 500, 0},
-		"all of it":          {30_000, day(11, 30, 12), paceFree, 500, 12 * time.Hour},
+		"all of it":          {30_000, day(11, 20, 0), paceFree, 500, 11 * 24 * time.Hour},
 		"all of it, at once": {29_000, day(11, 30, 23), paceEven, 1000, 0},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -102,40 +102,50 @@ func TestAffords(t *testing.T) {
 	}
 }
 
-// TestAhead: each series goes once, the urgent ones first; what is under way
-// goes again until it was sent.
+// TestAhead: each series is there once, the urgent ones first, until it is
+// forgotten.
 func TestAhead(t *testing.T) {
 	series := func(typ string) point.Series { return point.Series{Node: "n1", Type: typ, Key: point.NoKey} }
-	var a ahead
-	a.note(series("level"), false)
-	a.note(series("door"), true)
-	a.note(series("door"), true)
 	types := func(list []point.Series) (s string) {
 		for _, x := range list {
 			s += x.Type + " "
 		}
 		return s
 	}
-	for _, step := range []struct {
-		all  bool
-		sent bool
-		want string
-	}{{false, false, "door "}, {false, true, "door "}, {false, false, ""}, {true, false, "level "}, {true, true, "level "}, {true, true, ""}} {
-		if got := types(a.take(step.all)); got != step.want {
-			t.Errorf("all %v: got %q, want %q", step.all, got, step.want)
-		}
-		if step.sent {
-			a.sent()
-		}
+	var a ahead
+	a.note(series("alpha"), false)
+	a.note(series("level"), false)
+	a.note(series("door"), true)
+	a.note(series("door"), true)
+	if got := types(a.due(false)); got != "door " {
+		t.Errorf("urgent: got %q", got)
 	}
-	for i := range maxAhead + 7 {
-		a.note(point.Series{Node: "n1", Type: "x", Key: string(rune('0' + i))}, false)
+	if got := types(a.due(true)); got != "door alpha level " {
+		t.Errorf("all: got %q", got)
 	}
-	if n := len(a.take(true)); n != maxAhead {
-		t.Errorf("%d at once, want %d", n, maxAhead)
+	a.forget([]point.Series{series("door"), series("alpha"), series("nothing")})
+	if got := types(a.due(true)); got != "level " {
+		t.Errorf("what is left: got %q", got)
 	}
-	a.sent()
-	if n := len(a.take(true)); n != 7 {
-		t.Errorf("%d are left, want 7", n)
+}
+
+// TestClockIsWrong: a clock that shows another month for a while does not
+// forget what this one has used.
+func TestClockIsWrong(t *testing.T) {
+	var s socket
+	u := newUsage(nil, s.bytes)
+	s.tx = 500
+	u.inMonth(day(11, 10, 0))
+	u.inMonth(day(3, 1, 0))
+	u = newUsage(u.save(), s.bytes)
+	u.seen = [2]uint64{500, 0} // the same socket here
+	if used, _ := u.inMonth(day(11, 10, 1)); used != 500 {
+		t.Errorf("%d used, want 500", used)
+	}
+	for m := range time.Month(12) {
+		u.inMonth(day(m+1, 2, 0))
+	}
+	if n := len(u.months); n > keptMonths {
+		t.Errorf("%d months are kept, want %d at most", n, keptMonths)
 	}
 }

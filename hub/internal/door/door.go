@@ -279,11 +279,10 @@ func (d *Door) merge(g *Gate, f *frame.Frame, live bool) error {
 	// what is state.
 	kept.Now = min(f.Now, d.cfg.Clock.Now())
 	kept.Entries = v.Kept
-	d.cfg.Instance.Apply(&kept)
-	d.correct(g, &v)
-	if live {
-		return nil
+	if d.cfg.Instance.Apply(&kept); live {
+		return nil // the log brings all of it, and is what gets answers
 	}
+	d.correct(g, &v)
 	return d.cfg.Save()
 }
 
