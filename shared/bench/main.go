@@ -139,7 +139,7 @@ func runLink(ctx context.Context, args []string) error {
 	asJSON := f.Bool("json", false, "print JSON instead of writing RESULTS.md and link.json")
 	only := f.String("only", "", "measure one row: "+radio.RowNames())
 	scale := f.Int("scale", 1, "how much faster than real time a backlog drains; the clocks of the programs do not follow")
-	backlog := f.Int("backlog", 0, "points that drain; 2592000 are a day (default 20000)")
+	backlog := f.Int("backlog", 0, "points that drain; 2500000 are nearly a day (default 20000)")
 	idle := f.Duration("idle", 0, "how long to watch the idle line; from 10m on the hub restarts halfway (default 150s)")
 	_ = f.Parse(args) // exits
 	dir, err := checkBin(*bin)

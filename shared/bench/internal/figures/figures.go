@@ -29,7 +29,6 @@ type Config struct {
 	runs              int
 	window            time.Duration // of one measurement of writes
 	reads             int
-	simulated         time.Duration // of one measurement of bytes
 	unansweredPerRun  int
 	unansweredPerTurn int
 }
@@ -71,10 +70,9 @@ const (
 	partWrites = "writes"
 	partIngest = "ingest"
 	partRead   = "read"
-	partCost   = "cost"
 )
 
-var parts = [...]part{{partWrites, writes}, {partIngest, ingest}, {partRead, read}, {partCost, cost}}
+var parts = [...]part{{partWrites, writes}, {partIngest, ingest}, {partRead, read}}
 
 // PartNames returns the names of the parts.
 func PartNames() string {
@@ -97,10 +95,10 @@ type bench struct {
 
 // Run measures.
 func Run(ctx context.Context, cfg Config) error {
-	cfg.runs, cfg.window, cfg.reads, cfg.simulated = 3, 3*time.Second, 200, 20*time.Minute
+	cfg.runs, cfg.window, cfg.reads = 3, 3*time.Second, 200
 	cfg.unansweredPerRun, cfg.unansweredPerTurn = 300_000, 10_000
 	if cfg.Quick {
-		cfg.runs, cfg.window, cfg.reads, cfg.simulated = 1, 500*time.Millisecond, 50, 4*time.Minute
+		cfg.runs, cfg.window, cfg.reads = 1, 500*time.Millisecond, 50
 		cfg.unansweredPerRun = 100_000
 	}
 	b := &bench{Config: cfg, values: map[string][]float64{}}
