@@ -5,8 +5,8 @@
 // a heads frame carries winners only, each with the place in its own author's
 // log, and is never history. The package knows no NATS, no clock and no
 // files. Encoded frames carry a checksum; decoding never panics and never
-// allocates more than a small multiple of MaxBody: MaxPoints bounds the
-// entries, which take more memory than bytes of the body.
+// allocates more than MaxPoints entries and twice MaxBody of texts, whatever a
+// frame claims.
 package frame
 
 import (
