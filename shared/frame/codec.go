@@ -225,12 +225,16 @@ func (s *Session) moved(f *Frame, b []byte) {
 func (f *Frame) encode(m *model, flags byte, before *past) []byte {
 	c := encoder(append(make([]byte, 0, 64+4*len(f.Entries)), Version, byte(f.Kind)|flags))
 	m.begin()
-	m.header(c, f, before, len(f.Aside) > 0)
+	// A coder returns what it is given: here it goes to copies, as others may
+	// read the frame meanwhile.
+	head := *f
+	m.header(c, &head, before, len(f.Aside) > 0)
 	if len(f.Entries) > 0 {
 		m.params(c, f.Entries)
 	}
 	for i := range f.Entries {
-		m.entry(c, &f.Entries[i], f.Kind != Log)
+		e := f.Entries[i]
+		m.entry(c, &e, f.Kind != Log)
 	}
 	b := c.finish()
 	return binary.LittleEndian.AppendUint32(b, f.check(b, before))

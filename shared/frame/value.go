@@ -52,11 +52,12 @@ func (m *model) value(c *coder, e *Entry, t *track) {
 		still := &m.p.still[t.still&7]
 		if c.flag(still, !c.decoding && t.holds(e.Data)) {
 			t.still = t.still<<1 | 1
-			if t.length > 0 {
-				e.Data = m.bytesOf(t.bits, t.length)
-			} else {
+			switch {
+			case t.length == 0:
 				e.Data = t.text
 				m.unpacked(c, len(t.text))
+			case c.decoding:
+				e.Data = m.bytesOf(t.bits, t.length)
 			}
 			return
 		}
