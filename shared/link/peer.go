@@ -31,6 +31,9 @@ const (
 	// liveShare is how much of the bytes newest values may take while the log
 	// is behind: one part in so many.
 	liveShare = 5
+	// leastPoints is what a frame is halved to when lines break again and
+	// again; it doubles with each ack.
+	leastPoints = 100
 	// maxParcel bounds the bytes of a frame: what a connection carries in one
 	// message, less what stands around it.
 	maxParcel = 240 << 10
@@ -138,7 +141,7 @@ type Peer struct {
 	reads    uint8 // newest frame version that the other end reads
 	gathered []frame.Entry
 	ahead    []frame.Entry // newest values in flight
-	limit    int           // points of the next piece of the log, if the last one was too large; 0 for none
+	limit    int           // points of the next piece of the log after one that did not get through; 0 for none
 	spoke    time.Time     // when a parcel went out last
 	behind   bool          // the log holds more than went out last
 	shares   [2]int        // bytes of the log and of newest values since it is behind
@@ -414,9 +417,13 @@ func (p *Peer) countAside(counts []AsideCount) {
 // step runs one event and all that follows from it.
 func (p *Peer) step(ctx context.Context, ev Event) {
 	for ev != nil {
-		before := p.machine.Phase()
+		before, flying := p.machine.Phase(), p.machine.flying
 		actions := p.machine.Step(ev)
 		ev = nil
+		if flying != nil && before == Open && p.machine.Phase() != Open && flying.Frame.Kind != frame.Heads {
+			// The line did not live long enough for it.
+			p.limit = max(leastPoints, len(flying.Frame.Entries)/2)
+		}
 		for _, a := range actions {
 			if answer := p.do(ctx, a); answer != nil {
 				ev = answer
@@ -594,7 +601,9 @@ func (p *Peer) answered(a *Ack) {
 	p.countAside(a.Aside)
 	switch p.line.answered(); a.Code {
 	case OK:
-		p.limit = 0
+		if p.limit *= 2; p.limit > framePoints {
+			p.limit = 0
+		}
 	case Size:
 		p.limit = max(1, len(q.Frame.Entries)/2)
 		fallthrough

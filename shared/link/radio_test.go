@@ -527,6 +527,37 @@ func drain(t *testing.T, trip time.Duration) {
 	s.check()
 }
 
+// TestShortLives: a line that breaks every four seconds moves a backlog all
+// the same, although a frame would take longer than that.
+func TestShortLives(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := newStation(t, 20*125, 300*time.Millisecond, Pace{Flush: 10 * time.Second, Idle: 5 * time.Minute})
+		begin := time.Now()
+		for i := range 2 * 3600 {
+			s.sample(begin.Add(time.Duration(i-2*3600) * time.Second))
+			if i%300 == 0 {
+				if err := s.log.Commit(t.Context()); err != nil {
+					t.Fatal(err)
+				}
+			}
+		}
+		stop := s.run()
+		defer stop()
+		s.radio.open()
+		lives := 0
+		for ; !s.caughtUp(); lives++ {
+			if lives > 600 {
+				t.Fatalf("still %d points behind after %d connections", s.log.Lag(s.gw.Status().Acked), lives)
+			}
+			time.Sleep(4 * time.Second)
+			s.radio.cut(redial)
+			time.Sleep(redial)
+		}
+		s.check()
+		t.Logf("%d connections for %d points", lives, s.log.Tail().Seq)
+	})
+}
+
 // TestAlarmIdle: an alarm on an idle line takes one way and little else.
 func TestAlarmIdle(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
