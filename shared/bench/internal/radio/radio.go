@@ -72,6 +72,9 @@ type row struct {
 	// flush is how long a point may wait at the gateway; what is measured
 	// lasts at least two of it. Default: it goes at once.
 	flush time.Duration
+	// cutBacklog is how many points drain over a line that is cut, if the usual
+	// number is over too soon.
+	cutBacklog int
 	// forgets says that nothing is kept while the line is down.
 	forgets bool
 }
@@ -81,9 +84,9 @@ var rows = [...]row{
 	{name: "sources-node", what: "JetStream sources, a pair of streams a node", open: func() subject { return &sources{perNode: true} }},
 	{name: "publish", what: "NATS publish over a leaf, nothing kept", open: func() subject { return &publish{} }, forgets: true},
 	{name: "mqtt", what: "MQTT QoS 1, JSON, a bridge between two mosquitto 2.0.11", open: func() subject { return &mqtt{} }},
-	{name: "wired", what: "Sapflow, plan wired", open: func() subject { return &sapflow{plan: "wired"} }, flush: time.Second},
-	{name: "lte", what: "Sapflow, plan lte", open: func() subject { return &sapflow{plan: "lte"} }, flush: 10 * time.Second},
-	{name: "catm", what: "Sapflow, plan catm", open: func() subject { return &sapflow{plan: "catm"} }, flush: time.Minute},
+	{name: "wired", what: "Sapflow, plan wired", open: func() subject { return &sapflow{plan: "wired"} }, cutBacklog: 100_000, flush: time.Second},
+	{name: "lte", what: "Sapflow, plan lte", open: func() subject { return &sapflow{plan: "lte"} }, cutBacklog: 100_000, flush: 10 * time.Second},
+	{name: "catm", what: "Sapflow, plan catm", open: func() subject { return &sapflow{plan: "catm"} }, cutBacklog: 100_000, flush: time.Minute},
 }
 
 // RowNames returns the names of the rows.

@@ -285,7 +285,7 @@ const downFor = 100 * time.Millisecond
 // again and again, evenly over it.
 func (r *run) cut(ctx context.Context, out *Row) error {
 	send := func(cuts func() error) (float64, error) {
-		if err := r.fill(ctx, r.cutBacklog); err != nil {
+		if err := r.fill(ctx, max(r.bench.cutBacklog, r.row.cutBacklog)); err != nil {
 			return 0, err
 		}
 		plain, _, _, err := r.cost(func() error {
@@ -305,7 +305,7 @@ func (r *run) cut(ctx context.Context, out *Row) error {
 	done := 0
 	cut, err := send(func() error {
 		for done < r.cuts {
-			r.link.CutAfter(uint64(once) / uint64(r.cuts+1))
+			r.link.CutAfter(greeting + uint64(once)/uint64(r.cuts+1))
 			err := r.untilCut(ctx)
 			if err != nil || !r.link.IsCut() {
 				return err
@@ -329,6 +329,9 @@ func (r *run) cut(ctx context.Context, out *Row) error {
 	}
 	return nil
 }
+
+// greeting is about what a connection says before it carries anything.
+const greeting = 2500
 
 // cutLimit bounds the wait for a subject to come back from a cut.
 const cutLimit = 5 * time.Minute
