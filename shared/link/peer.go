@@ -330,6 +330,7 @@ func (p *Peer) flushLog(ctx context.Context) {
 	p.flushed = time.Now()
 	if p.behind && p.cfg.Live != nil {
 		p.step(ctx, LiveDue{})
+		p.flush.Reset(p.cfg.Pace().Flush) // without waiting for a commit
 	}
 	p.step(ctx, Appended{})
 }
