@@ -4,10 +4,12 @@ import (
 	"bytes"
 	"encoding/binary"
 	"errors"
+	"fmt"
 	"hash/crc32"
 	"io"
 	"math"
 	"runtime"
+	"strings"
 	"testing"
 
 	"github.com/klauspost/compress/zstd"
@@ -211,5 +213,24 @@ func TestLargestFrame(t *testing.T) {
 		if err := decode(f.Encode()); !errors.Is(err, frame.ErrTooLarge) {
 			t.Errorf("%d points: got %v, want ErrTooLarge", len(f.Entries), err)
 		}
+	}
+}
+
+// TestManyNames: as many points as a log puts into a frame, each of a new
+// series with the longest names, can be read again.
+func TestManyNames(t *testing.T) {
+	f := frame.Frame{Kind: frame.Log, Epoch: epoch1, First: 1}
+	for i := range 10_000 {
+		e := float(fmt.Sprintf("n%062d", i), strings.Repeat("t", 48), i, 1)
+		e.Up, e.Key = fmt.Sprintf("u%062d", i), fmt.Sprintf("k%063d", i)
+		f.Entries = append(f.Entries, e)
+	}
+	want := inLog(f)
+	got, err := frame.Decode(want.Encode(), author)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if d := diff(got, want); d != "" {
+		t.Error(d)
 	}
 }

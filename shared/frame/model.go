@@ -209,7 +209,7 @@ func (m *model) add(c *coder, s point.Series, e *Entry) *track {
 	s.Node = m.alike(c, &m.p.node, s.Node, like.Node)
 	s.Type = m.alike(c, &m.p.typ, s.Type, like.Type)
 	s.Key = m.alike(c, &m.p.key, s.Key, like.Key)
-	m.kept(c, len(s.Up)+len(s.Node)+len(s.Type)+len(s.Key)+trackBytes)
+	m.kept(c, trackBytes)
 	if c.failed {
 		return nil
 	}
@@ -229,7 +229,7 @@ func (m *model) alike(c *coder, p *prob, s, like string) string {
 	if c.flag(p, s == like) {
 		return like
 	}
-	return string(m.literal(c, []byte(s)))
+	return string(m.literal(c, []byte(s), m.kept))
 }
 
 // when codes the time of an entry: that of the entry before, or how far it is
@@ -345,9 +345,8 @@ func (m *model) newKind(c *coder, k *kind) {
 // text codes an origin or author: its number, or the next number and the text.
 func (m *model) text(c *coder, s string) string {
 	return tabled(m, c, &m.strings, s, func(s string) string {
-		s = string(m.literal(c, []byte(s)))
-		m.kept(c, len(s)+64)
-		return s
+		m.kept(c, 64)
+		return string(m.literal(c, []byte(s), m.kept))
 	})
 }
 

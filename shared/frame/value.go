@@ -337,7 +337,7 @@ func (m *model) blob(c *coder, data []byte, t *track) []byte {
 // unlike codes a text by what its beginning and end share with another.
 func (m *model) unlike(c *coder, data, like []byte) []byte {
 	if len(like) == 0 {
-		return m.literal(c, data)
+		return m.literal(c, data, m.unpacked)
 	}
 	begin, end := 0, 0
 	if !c.decoding {
@@ -356,10 +356,10 @@ func (m *model) unlike(c *coder, data, like []byte) []byte {
 	}
 	m.unpacked(c, begin+end)
 	if !c.decoding {
-		m.literal(c, data[begin:len(data)-end])
+		m.literal(c, data[begin:len(data)-end], m.unpacked)
 		return data
 	}
-	return slices.Concat(like[:begin], m.literal(c, nil), like[len(like)-end:])
+	return slices.Concat(like[:begin], m.literal(c, nil, m.unpacked), like[len(like)-end:])
 }
 
 // unpacked counts the texts of a frame; more than it may have is no frame of
@@ -373,10 +373,12 @@ func (m *model) unpacked(c *coder, n int) {
 // packFrom is the length from which a text may be shorter with zstd.
 const packFrom = 200
 
-// literal codes a text of which nothing is known.
-func (m *model) literal(c *coder, data []byte) []byte {
+// literal codes a text of which nothing is known; count takes its length, and
+// fails if that is too much.
+func (m *model) literal(c *coder, data []byte, count func(*coder, int)) []byte {
 	n := int(min(m.p.size.unsigned(c, uint64(len(data)), 4), MaxBody+1))
-	if m.unpacked(c, n); c.failed {
+	if count(c, n); c.failed || n > MaxBody {
+		c.fail()
 		return nil
 	}
 	if n >= packFrom {

@@ -16,9 +16,9 @@ const snapshotMagic = "SAPSTAT1"
 // headsPerFrame bounds the heads frames of a snapshot.
 const headsPerFrame = 4096
 
-// maxFrameData bounds the values of one heads frame well below
-// frame.MaxBody.
-const maxFrameData = 4 << 20
+// maxFrameData bounds the values of one heads frame, less the last one, well
+// below what a frame may unpack to.
+const maxFrameData = frame.MaxBody / 4
 
 // ErrSnapshot is returned for a snapshot that is damaged; an older one or
 // the logs have what it had.
