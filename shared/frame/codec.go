@@ -249,15 +249,9 @@ func (f *Frame) check(b []byte, before *past) uint32 {
 	}
 	implied := binary.LittleEndian.AppendUint32(nil, before.check)
 	if f.Kind != Heads {
-		implied = appendPosition(appendPosition(implied, f.End()), Position{Cursor{f.Epoch, f.Prev}, f.Base})
+		implied = Position{Cursor{f.Epoch, f.Prev}, f.Base}.Append(f.End().Append(implied))
 	}
 	return crc32.Update(sum, castagnoli, implied)
-}
-
-func appendPosition(b []byte, p Position) []byte {
-	b = binary.LittleEndian.AppendUint64(b, uint64(p.Epoch))
-	b = binary.LittleEndian.AppendUint64(b, p.Seq)
-	return binary.LittleEndian.AppendUint64(b, p.Sum)
 }
 
 func (f *Frame) verify(b []byte, before *past) error {

@@ -144,6 +144,14 @@ func (c *coder) bit(p *prob, b uint) uint {
 		c.width -= bound
 		p.off -= int16((zero - probEdge) * (rate >> 1) >> 15)
 	}
+	if c.width < coderTop {
+		c.widen()
+	}
+	return b
+}
+
+// widen moves bytes out or in until the interval is wide enough again.
+func (c *coder) widen() {
 	for c.width < coderTop {
 		c.width <<= 8
 		if c.decoding {
@@ -152,7 +160,6 @@ func (c *coder) bit(p *prob, b uint) uint {
 			c.shift()
 		}
 	}
-	return b
 }
 
 func (c *coder) flag(p *prob, b bool) bool {
@@ -178,14 +185,7 @@ func (c *coder) plain(v uint64, n uint) (got uint64) {
 			c.low += part * uint64(c.width)
 			got = got<<k | part
 		}
-		for c.width < coderTop {
-			c.width <<= 8
-			if c.decoding {
-				c.code = c.code<<8 | uint32(c.nextByte())
-			} else {
-				c.shift()
-			}
-		}
+		c.widen()
 	}
 	return got
 }

@@ -10,6 +10,7 @@
 package frame
 
 import (
+	"encoding/binary"
 	"fmt"
 	"hash/crc64"
 
@@ -62,6 +63,14 @@ func (c Cursor) Less(d Cursor) bool {
 type Position struct {
 	Cursor
 	Sum uint64
+}
+
+// Append appends the position as it stands in messages: epoch, sequence number
+// and checksum, 8 bytes each, little endian.
+func (p Position) Append(b []byte) []byte {
+	b = binary.LittleEndian.AppendUint64(b, uint64(p.Epoch))
+	b = binary.LittleEndian.AppendUint64(b, p.Seq)
+	return binary.LittleEndian.AppendUint64(b, p.Sum)
 }
 
 // Entry is a point in a frame.

@@ -50,16 +50,12 @@ func (m *number) mantissa(c *coder, v uint64, n, leaf uint) uint64 {
 
 // signed codes v, positive and negative alike.
 func (m *number) signed(c *coder, v int64, middle int) int64 {
-	abs := uint64(v)
-	if v < 0 {
-		abs = -abs
-	}
-	abs = m.unsigned(c, abs, middle)
-	if abs == 0 {
+	size := m.unsigned(c, abs(v), middle)
+	if size == 0 {
 		return 0
 	}
-	if c.flag(&m.sign[min(bits.Len64(abs), len(m.sign))-1], v < 0) {
-		return -int64(abs)
+	if c.flag(&m.sign[min(bits.Len64(size), len(m.sign))-1], v < 0) {
+		return -int64(size)
 	}
-	return int64(abs)
+	return int64(size)
 }

@@ -105,7 +105,7 @@ func (m *model) bytesOf(v uint64, n int) []byte {
 		m.arena = make([]byte, 0, arenaBytes)
 	}
 	from := len(m.arena)
-	m.arena = append(m.arena, byte(v), byte(v>>8), byte(v>>16), byte(v>>24), byte(v>>32), byte(v>>40), byte(v>>48), byte(v>>56))[:from+n]
+	m.arena = binary.LittleEndian.AppendUint64(m.arena, v)[:from+n]
 	return m.arena[from : from+n : from+n]
 }
 

@@ -52,12 +52,6 @@ type Hello struct {
 
 const positionLen = 24
 
-func appendPosition(b []byte, p frame.Position) []byte {
-	b = binary.LittleEndian.AppendUint64(b, uint64(p.Epoch))
-	b = binary.LittleEndian.AppendUint64(b, p.Seq)
-	return binary.LittleEndian.AppendUint64(b, p.Sum)
-}
-
 func readPosition(b []byte) frame.Position {
 	return frame.Position{
 		Cursor: frame.Cursor{Epoch: frame.Epoch(binary.LittleEndian.Uint64(b)), Seq: binary.LittleEndian.Uint64(b[8:])},
@@ -73,9 +67,9 @@ func (h *Hello) Encode() []byte {
 	b = append(b, h.Version)
 	b = binary.LittleEndian.AppendUint32(b, uint32(h.Flush.Milliseconds()))
 	b = binary.LittleEndian.AppendUint64(b, h.Time)
-	b = appendPosition(b, h.Out)
+	b = h.Out.Append(b)
 	b = binary.LittleEndian.AppendUint64(b, h.OutFirst)
-	return appendPosition(b, h.In)
+	return h.In.Append(b)
 }
 
 // DecodeHello reads a hello. Bytes that follow belong to a later version.
@@ -207,7 +201,7 @@ func (a *Ack) Encode() []byte {
 	b = binary.AppendUvarint(append(b, flags), a.Time/uint64(time.Millisecond))
 	b = binary.AppendUvarint(b, a.Newest)
 	if !a.Done {
-		b = appendPosition(b, a.Cursor)
+		b = a.Cursor.Append(b)
 	}
 	if a.Retry == 0 && len(a.Aside) == 0 {
 		return b

@@ -144,7 +144,9 @@ type Peer struct {
 	limit    int           // points of the next piece of the log after one that did not get through; 0 for none
 	spoke    time.Time     // when a parcel went out last
 	behind   bool          // the log holds more than went out last
-	shares   [2]int        // bytes of the log and of newest values since it is behind
+
+	// Bytes since it is behind: of the log, and of newest values.
+	logBytes, liveBytes int
 }
 
 // maxJump bounds how far the generation of an epoch may lie beyond what this
@@ -563,17 +565,14 @@ func (p *Peer) sendParcel(q *Parcel) Event {
 	class := p.class(q)
 	p.spoke = time.Now()
 	p.line.sent(len(data), len(q.Frame.Entries))
-	p.shares[way01(class <= Live && q.Live)] += len(data)
+	if q.Live {
+		p.liveBytes += len(data)
+	} else {
+		p.logBytes += len(data)
+	}
 	p.cfg.Spent(class, len(data), 0)
 	p.send(subject.Frame, data)
 	return nil
-}
-
-func way01(b bool) int {
-	if b {
-		return 1
-	}
-	return 0
 }
 
 // class tells what a parcel is for.
@@ -619,11 +618,11 @@ func (p *Peer) fetch(ctx context.Context, after frame.Position) Event {
 	if p.limit > 0 {
 		points = min(points, p.limit)
 	}
-	class := Live
-	if p.behind = p.behind || p.cfg.Out.Lag(after) > uint64(points); p.behind {
+	class, lag := Live, p.cfg.Out.Lag(after)
+	if p.behind = p.behind || lag > uint64(points); p.behind {
 		class = Backlog
 	}
-	if wait := p.cfg.Afford(class, p.line.bytes(min(points, int(p.cfg.Out.Lag(after))))); wait > 0 {
+	if wait := p.cfg.Afford(class, p.line.bytes(min(points, int(lag)))); wait > 0 {
 		p.flush.Reset(wait)
 		return Fetched{}
 	}
@@ -636,7 +635,7 @@ func (p *Peer) fetch(ctx context.Context, after frame.Position) Event {
 	}
 	more := f != nil && f.End() != p.cfg.Out.Tail()
 	if p.behind = more; !more {
-		p.shares = [2]int{}
+		p.logBytes, p.liveBytes = 0, 0
 	}
 	return Fetched{Frame: f, More: more}
 }
@@ -646,14 +645,14 @@ func (p *Peer) gatherLive(ctx context.Context) Event {
 	if p.cfg.Live == nil {
 		return Gathered{Live: true}
 	}
-	all := p.behind && p.shares[1]*liveShare <= p.shares[0]+p.shares[1] && p.cfg.Afford(Live, maxLiveBytes) == 0
+	all := p.behind && p.liveBytes*liveShare <= p.logBytes+p.liveBytes && p.cfg.Afford(Live, maxLiveBytes) == 0
 	list, err := p.cfg.Live(ctx, all)
 	if err != nil || len(list) == 0 {
 		return Gathered{Live: true, Err: err}
 	}
 	n := fits(list, maxLiveBytes)
 	p.ahead = list[:n]
-	f := &frame.Frame{Kind: frame.Heads, Now: p.cfg.Now(), Entries: slices.Clone(p.ahead)}
+	f := &frame.Frame{Kind: frame.Heads, Entries: slices.Clone(p.ahead)}
 	return Gathered{Live: true, Frame: f, More: n < len(list)}
 }
 
@@ -680,7 +679,7 @@ func (p *Peer) gather(ctx context.Context, first bool) Event {
 	if n == 0 {
 		return Gathered{}
 	}
-	f := &frame.Frame{Kind: frame.Heads, Now: p.cfg.Now(), Entries: p.gathered[:n]}
+	f := &frame.Frame{Kind: frame.Heads, Entries: p.gathered[:n]}
 	p.gathered = p.gathered[n:]
 	return Gathered{Frame: f, More: len(p.gathered) > 0}
 }

@@ -319,6 +319,19 @@ func (s *station) write(list ...frame.Entry) {
 	}
 }
 
+// backlog writes the samples of the last hours.
+func (s *station) backlog(hours int) {
+	begin := time.Now().Add(-time.Duration(hours) * time.Hour)
+	for i := range hours * 3600 {
+		s.sample(begin.Add(time.Duration(i) * time.Second))
+		if i%300 == 0 {
+			if err := s.log.Commit(s.t.Context()); err != nil {
+				s.t.Fatal(err)
+			}
+		}
+	}
+}
+
 // alarm writes a point that goes ahead of everything.
 func (s *station) alarm() {
 	e := frame.Entry{Point: point.Point{
@@ -478,14 +491,7 @@ func drain(t *testing.T, trip time.Duration) {
 	pace := Pace{Flush: 10 * time.Second, Idle: 5 * time.Minute}
 	s := newStation(t, 50*125, trip, pace)
 	begin := time.Now()
-	for i := range hours * 3600 {
-		s.sample(begin.Add(time.Duration(i-hours*3600) * time.Second))
-		if i%300 == 0 {
-			if err := s.log.Commit(t.Context()); err != nil {
-				t.Fatal(err)
-			}
-		}
-	}
+	s.backlog(hours)
 	stop := s.run()
 	defer stop()
 	s.radio.open()
@@ -536,15 +542,7 @@ func drain(t *testing.T, trip time.Duration) {
 func TestShortLives(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := newStation(t, 20*125, 300*time.Millisecond, Pace{Flush: 10 * time.Second, Idle: 5 * time.Minute})
-		begin := time.Now()
-		for i := range 2 * 3600 {
-			s.sample(begin.Add(time.Duration(i-2*3600) * time.Second))
-			if i%300 == 0 {
-				if err := s.log.Commit(t.Context()); err != nil {
-					t.Fatal(err)
-				}
-			}
-		}
+		s.backlog(2)
 		stop := s.run()
 		defer stop()
 		s.radio.open()

@@ -1,6 +1,8 @@
 package natstest
 
 import (
+	"net"
+	"sync"
 	"testing"
 	"time"
 
@@ -43,6 +45,31 @@ func Server(t testing.TB, opts *server.Options) *server.Server {
 		t.Fatal("nats server is not ready")
 	}
 	return ns
+}
+
+// Accept hands each connection to a free port of loopback to handle, and
+// closes it afterwards. When the test ends it waits for those that are open.
+func Accept(t testing.TB, handle func(net.Conn)) (addr string) {
+	t.Helper()
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var group sync.WaitGroup
+	group.Go(func() {
+		for {
+			conn, err := l.Accept()
+			if err != nil {
+				return
+			}
+			group.Go(func() {
+				defer conn.Close()
+				handle(conn)
+			})
+		}
+	})
+	t.Cleanup(func() { _ = l.Close(); group.Wait() })
+	return l.Addr().String()
 }
 
 // Connect opens an in-process connection that is closed when the test ends.

@@ -17,6 +17,8 @@ import (
 	"time"
 
 	"go.uber.org/goleak"
+
+	"github.com/sapflow/sapflow/shared/natstest"
 )
 
 // The environment's proxy; the standard library reads it once.
@@ -227,26 +229,10 @@ func ask(t *testing.T, c *Carrier, request, until string) string {
 // other end closes.
 func fakeHub(t *testing.T, hello string) string {
 	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	var group sync.WaitGroup
-	group.Go(func() {
-		for {
-			conn, err := l.Accept()
-			if err != nil {
-				return
-			}
-			group.Go(func() {
-				defer conn.Close()
-				_, _ = io.WriteString(conn, hello)
-				_, _ = io.Copy(io.Discard, conn)
-			})
-		}
+	return natstest.Accept(t, func(conn net.Conn) {
+		_, _ = io.WriteString(conn, hello)
+		_, _ = io.Copy(io.Discard, conn)
 	})
-	t.Cleanup(func() { _ = l.Close(); group.Wait() })
-	return l.Addr().String()
 }
 
 func open(t *testing.T, cfg Config) *Carrier {

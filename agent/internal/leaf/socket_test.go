@@ -38,26 +38,10 @@ func certificate(t *testing.T) (*tls.Config, *x509.CertPool) {
 // example.com, at target. It returns its address.
 func startProxy(t *testing.T, target string) string {
 	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	var group sync.WaitGroup
-	group.Go(func() {
-		for {
-			conn, err := l.Accept()
-			if err != nil {
-				return
-			}
-			group.Go(func() { tunnel(conn, target) })
-		}
-	})
-	t.Cleanup(func() { _ = l.Close(); group.Wait() })
-	return l.Addr().String()
+	return natstest.Accept(t, func(conn net.Conn) { tunnel(conn, target) })
 }
 
 func tunnel(conn net.Conn, target string) {
-	defer conn.Close()
 	r := bufio.NewReader(conn)
 	ask, err := http.ReadRequest(r)
 	if err != nil {

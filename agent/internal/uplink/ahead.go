@@ -125,5 +125,5 @@ func (u *Uplink) remind() {
 // isSetting tells whether a point is a setting of the gateway itself, changed
 // here.
 func (u *Uplink) isSetting(p *point.Point) bool {
-	return p.Node == u.cfg.ID && !p.IsEdge() && u.settings[p.Type]
+	return p.Node == u.cfg.ID && !p.IsEdge() && u.settings[p.Type] != nil
 }

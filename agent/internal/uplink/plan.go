@@ -105,8 +105,10 @@ func (r *rules) isAlarm(p *point.Point) bool {
 	return r.alarms[p.Type] || r.alarms[p.Type+"/"+p.Key]
 }
 
-// Settings returns the settings of the link.
-func (u *Uplink) Settings() map[string]settings.Setting {
+// Settings returns the settings of the link. The caller must not change them.
+func (u *Uplink) Settings() map[string]settings.Setting { return u.settings }
+
+func (u *Uplink) newSettings() map[string]settings.Setting {
 	r := &u.rules
 	set := func(apply func()) {
 		r.mu.Lock()

@@ -9,14 +9,13 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"maps"
-	"strings"
 	"sync"
 	"time"
 
 	"github.com/nats-io/nats.go"
 	"github.com/rs/zerolog"
 
+	"github.com/sapflow/sapflow/agent/internal/settings"
 	"github.com/sapflow/sapflow/shared/bus"
 	"github.com/sapflow/sapflow/shared/frame"
 	"github.com/sapflow/sapflow/shared/journal"
@@ -63,7 +62,7 @@ type Uplink struct {
 	rules    rules
 	usage    *usage
 	ahead    ahead
-	settings map[string]bool // types of the settings of the link
+	settings map[string]settings.Setting // of the link, by type
 
 	mu    sync.Mutex
 	acked frame.Position
@@ -72,7 +71,7 @@ type Uplink struct {
 // New returns an uplink that is not connected.
 func New(cfg Config) *Uplink {
 	cfg.Log = cfg.Log.With().Str("component", "uplink").Logger()
-	u := &Uplink{cfg: cfg, acked: cfg.Acked, usage: newUsage(cfg.Usage, cfg.Bytes), settings: map[string]bool{}}
+	u := &Uplink{cfg: cfg, acked: cfg.Acked, usage: newUsage(cfg.Usage, cfg.Bytes)}
 	u.rules = rules{plan: plans[DefaultPlan], local: cfg.Commit, pace: paceEven, waits: waitsLive}
 	u.peer = link.NewPeer(link.Config{
 		Gateway: true, Out: cfg.Out, In: cfg.In, Author: state.Hub, Acked: cfg.Acked,
@@ -92,9 +91,7 @@ func New(cfg Config) *Uplink {
 		},
 		Now: cfg.Clock.Now, Random: journal.RandomBits, Log: cfg.Log,
 	})
-	for t := range u.Settings() {
-		u.settings[t] = true
-	}
+	u.settings = u.newSettings()
 	cfg.Out.SetEvery(u.rules.commitEvery())
 	return u
 }
@@ -150,9 +147,7 @@ func (u *Uplink) Bytes() (tx, rx, month, forecast uint64) {
 // ByClass returns the bytes of messages each way, by class. What is missing
 // to all bytes is TLS, NATS and connections.
 func (u *Uplink) ByClass() map[string]uint64 {
-	counts := u.usage.save()
-	maps.DeleteFunc(counts, func(key string, _ uint64) bool { return !strings.Contains(key, "-") || strings.Contains(key, " ") })
-	return counts
+	return u.usage.byClass()
 }
 
 // Appended tells that the EDGE log has more.

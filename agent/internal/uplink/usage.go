@@ -71,6 +71,16 @@ func (u *usage) save() map[string]uint64 {
 	return saved
 }
 
+// byClass returns the bytes of each direction and class.
+func (u *usage) byClass() map[string]uint64 {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	counts := maps.Clone(u.counts)
+	delete(counts, keyTx)
+	delete(counts, keyRx)
+	return counts
+}
+
 // spent counts bytes of a class.
 func (u *usage) spent(class link.Class, sent, received int) {
 	u.mu.Lock()

@@ -156,21 +156,11 @@ func (b *bench) inLab(f func(*lab.Lab) error) (err error) {
 }
 
 // pair starts a hub and an enrolled gateway and waits until they are
-// connected, over link if it is not nil.
-func pair(ctx context.Context, l *lab.Lab, link *lab.Link) (hub, gateway *lab.Instance, err error) {
+// connected.
+func pair(ctx context.Context, l *lab.Lab) (hub, gateway *lab.Instance, err error) {
 	hub = l.Hub()
-	if link != nil {
-		hub.SetFlag("--leaf-advertise", "nats-leaf://"+link.Addr())
-	}
 	if _, err = hub.Start(ctx); err != nil {
 		return nil, nil, err
-	}
-	if link != nil {
-		leaf, err := hub.Leaf()
-		if err != nil {
-			return nil, nil, err
-		}
-		link.Lead(leaf)
 	}
 	if gateway, err = l.Enrol(ctx, hub, "gateway"); err != nil {
 		return nil, nil, err

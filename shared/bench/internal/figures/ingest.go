@@ -29,7 +29,7 @@ func ingest(ctx context.Context, b *bench) error {
 }
 
 func (b *bench) ingestOnce(ctx context.Context, l *lab.Lab) error {
-	hub, gateway, err := pair(ctx, l, nil)
+	hub, gateway, err := pair(ctx, l)
 	if err != nil {
 		return err
 	}
@@ -142,7 +142,7 @@ const children = 100
 // their state, at both ends.
 func read(ctx context.Context, b *bench) error {
 	return b.inLab(func(l *lab.Lab) error {
-		hub, gateway, err := pair(ctx, l, nil)
+		hub, gateway, err := pair(ctx, l)
 		if err != nil {
 			return err
 		}

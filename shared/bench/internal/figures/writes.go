@@ -33,7 +33,7 @@ const (
 // does with a stock server.
 func writes(ctx context.Context, b *bench) error {
 	return b.inLab(func(l *lab.Lab) error {
-		hub, gateway, err := pair(ctx, l, nil)
+		hub, gateway, err := pair(ctx, l)
 		if err != nil {
 			return err
 		}
