@@ -171,6 +171,11 @@ func (a *agent) startBus(ctx context.Context) error {
 				a.uplink.Appended()
 			}
 		},
+		Queued: func() {
+			if a.uplink != nil {
+				a.uplink.Appended()
+			}
+		},
 		Moved: func(list []frame.Entry) { // places decide ties
 			if a.bus != nil {
 				a.bus.Apply(&frame.Frame{Kind: frame.Heads, Now: a.clock.Now(), Entries: list})

@@ -122,6 +122,8 @@ func (d deviceShow) Run(ctx context.Context, out *cli.Out) error {
 
 func onlineText(d *api.Device) string {
 	switch {
+	case d.Late:
+		return "yes, but late: silent for " + cli.Age(time.Now(), d.LastSeen)
 	case d.Online:
 		return "yes"
 	case d.LastSeen == "":

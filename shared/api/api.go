@@ -313,6 +313,7 @@ type Device struct {
 	Plan      string         `json:"plan"`
 	State     string         `json:"state"` // new, accepted, revoked
 	Online    bool           `json:"online"`
+	Late      bool           `json:"late,omitempty"` // connected, and silent for two of the intervals it announced
 	LastSeen  string         `json:"lastSeen,omitempty"`
 	LagPoints uint64         `json:"lagPoints"`
 	Month     uint64         `json:"monthBytes,omitempty"`    // as the gateway reported last

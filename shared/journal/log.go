@@ -56,6 +56,7 @@ type Config struct {
 	Random func() uint64   // random bits of epochs, crypto/rand by default
 	Log    zerolog.Logger  // silent by default
 	Notify func(Committed) // called after each commit, in order; must not block
+	Queued func()          // called when points begin to wait for a commit; must not block
 
 	// Moved is called, with nothing locked, with points of the author's own
 	// that a new epoch has given another place in the log: the newest of each
@@ -83,6 +84,7 @@ type Log struct {
 	stream  uint64         // stream sequence of the last durable frame of all
 	seq     uint64         // last number given out in the epoch
 	pending []frame.Entry  // numbered, not durable
+	oldest  time.Time      // when the first of them was added
 	waiters []waiter
 	settled []func() // answers of waiters, for release; commitMu
 	company int      // writers who waited when the last commit ended, those it served included
@@ -126,6 +128,9 @@ func Open(ctx context.Context, cfg Config) (*Log, error) {
 	}
 	if cfg.Notify == nil {
 		cfg.Notify = func(Committed) {}
+	}
+	if cfg.Queued == nil {
+		cfg.Queued = func() {}
 	}
 	if cfg.Moved == nil {
 		cfg.Moved = func([]frame.Entry) {}
@@ -220,12 +225,17 @@ func (l *Log) Add(entries []frame.Entry, done func(error)) error {
 			entries[i].Author, entries[i].At = l.cfg.Author, frame.Cursor{Epoch: l.tail.Epoch, Seq: l.seq}
 		}
 	}
+	first := len(l.pending) == 0
+	if first {
+		l.oldest = time.Now()
+		l.cfg.Queued()
+	}
 	l.pending = append(l.pending, entries...)
 	if done != nil {
 		l.waiters = append(l.waiters, waiter{l.seq, done})
 		l.urgent = true
 	}
-	if done != nil || len(l.pending) >= maxFramePoints || len(l.pending) == len(entries) {
+	if done != nil || first || len(l.pending) >= maxFramePoints {
 		l.signal()
 	}
 	return nil
@@ -256,7 +266,6 @@ func (l *Log) Every() time.Duration {
 // Run commits what is queued, at the interval or at once where somebody
 // waits, until ctx ends; then it commits the rest.
 func (l *Log) Run(ctx context.Context) error {
-	var due <-chan time.Time
 	timer := time.NewTimer(time.Hour)
 	defer timer.Stop()
 	for {
@@ -266,34 +275,37 @@ func (l *Log) Run(ctx context.Context) error {
 			defer cancel()
 			return l.close(final)
 		case <-l.wake:
-		case <-due:
-			due = nil
-			l.mu.Lock()
-			l.urgent = true
-			l.mu.Unlock()
+		case <-timer.C:
 		}
-		l.mu.Lock()
-		now := l.urgent || len(l.pending) >= maxFramePoints
-		waiting, every := len(l.pending) > 0, l.cfg.Every
-		l.mu.Unlock()
-		if now {
+		wait := l.due()
+		if wait <= 0 {
 			l.gather()
 			if err := l.Commit(ctx); err != nil && ctx.Err() == nil {
 				l.cfg.Log.Warn().Err(err).Msg("commit failed, trying again")
-				timer.Reset(time.Second)
-				due = timer.C
-				continue
+				wait = retryWait
+			} else {
+				wait = l.due()
 			}
-			due = nil
-			l.mu.Lock()
-			waiting = len(l.pending) > 0
-			l.mu.Unlock()
 		}
-		if waiting && (due == nil || !now) { // the first point, or another interval
-			timer.Reset(every)
-			due = timer.C
-		}
+		timer.Reset(wait)
 	}
+}
+
+// retryWait is how long a commit that failed waits for the next try.
+const retryWait = time.Second
+
+// due returns how long what is queued may still wait for its commit; somebody
+// else may have made one meanwhile.
+func (l *Log) due() time.Duration {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	switch {
+	case l.urgent || len(l.pending) >= maxFramePoints:
+		return 0
+	case len(l.pending) == 0:
+		return time.Hour // Add wakes
+	}
+	return l.cfg.Every - time.Since(l.oldest)
 }
 
 // gatherWait bounds how long a commit waits for company: a few syncs of a fast
@@ -477,8 +489,8 @@ func (l *Log) reached(f *frame.Frame, seq uint64) {
 func (l *Log) settle(last uint64, n int, err error) {
 	l.mu.Lock()
 	if err == nil {
-		l.pending = l.pending[n:]
-		if len(l.pending) == 0 {
+		l.oldest = time.Now() // what is left came during the commit
+		if l.pending = l.pending[n:]; len(l.pending) == 0 {
 			l.pending = nil
 		}
 	}

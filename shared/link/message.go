@@ -43,7 +43,7 @@ func (c Code) String() string {
 type Hello struct {
 	Conn     uint32         // random, chosen by the gateway
 	Version  uint8          // newest frame version that the sender reads
-	Flush    time.Duration  // longest silence to expect, in ms on the wire
+	Idle     time.Duration  // longest silence to expect, in ms on the wire
 	Time     uint64         // the sender's estimate of hub time, ns
 	Out      frame.Position // end of the log that the sender writes
 	OutFirst uint64         // first number of it still held
@@ -65,7 +65,7 @@ const helloLen = 4 + 1 + 4 + 8 + positionLen + 8 + positionLen
 func (h *Hello) Encode() []byte {
 	b := binary.LittleEndian.AppendUint32(make([]byte, 0, helloLen), h.Conn)
 	b = append(b, h.Version)
-	b = binary.LittleEndian.AppendUint32(b, uint32(h.Flush.Milliseconds()))
+	b = binary.LittleEndian.AppendUint32(b, uint32(h.Idle.Milliseconds()))
 	b = binary.LittleEndian.AppendUint64(b, h.Time)
 	b = h.Out.Append(b)
 	b = binary.LittleEndian.AppendUint64(b, h.OutFirst)
@@ -80,7 +80,7 @@ func DecodeHello(b []byte) (Hello, error) {
 	return Hello{
 		Conn:     binary.LittleEndian.Uint32(b),
 		Version:  b[4],
-		Flush:    time.Duration(binary.LittleEndian.Uint32(b[5:])) * time.Millisecond,
+		Idle:     time.Duration(binary.LittleEndian.Uint32(b[5:])) * time.Millisecond,
 		Time:     binary.LittleEndian.Uint64(b[9:]),
 		Out:      readPosition(b[17:]),
 		OutFirst: binary.LittleEndian.Uint64(b[17+positionLen:]),

@@ -143,6 +143,7 @@ type Peer struct {
 	ahead    []frame.Entry // newest values in flight
 	limit    int           // points of the next piece of the log after one that did not get through; 0 for none
 	spoke    time.Time     // when a parcel went out last
+	idle     time.Duration // longest silence that the last hello announced
 	behind   bool          // the log holds more than went out last
 
 	// Bytes since it is behind: of the log, and of newest values.
@@ -168,6 +169,7 @@ type Status struct {
 	Halted    string         // why the link stopped for good
 	Acked     frame.Position // end of the own log at the other end
 	LastHeard time.Time      // of the last message that made sense
+	Idle      time.Duration  // longest silence that the other end announced
 	Aside     map[string]int // points set aside here or at the other end
 	Dropped   int            // messages that found the inbox full
 	Malformed int            // messages that could not be read
@@ -221,7 +223,7 @@ func (p *Peer) SetConnected(up bool) {
 	p.poke()
 }
 
-// Appended tells that Out has more.
+// Appended tells that Out has more, or will have with its next commit.
 func (p *Peer) Appended() {
 	p.mu.Lock()
 	p.appended = true
@@ -306,12 +308,11 @@ func stopped() *time.Timer {
 func (p *Peer) flags() (events []Event) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if p.changed {
-		if !p.connected {
-			events = append(events, Disconnected{})
-		} else {
-			events = append(events, Connected{})
-		}
+	switch {
+	case p.changed && !p.connected:
+		events = append(events, Disconnected{})
+	case p.changed, p.cfg.Gateway && p.machine.Phase() == Open && p.idle != p.cfg.Pace().Idle:
+		events = append(events, Connected{}) // a new session, whose hello says what is new
 	}
 	if p.headsDue {
 		events = append(events, HeadsDue{})
@@ -326,13 +327,17 @@ func (p *Peer) flags() (events []Event) {
 	return events
 }
 
-// flushLog lets out what the log has; while it is behind, the newest values
-// go ahead at the same pace.
+// flushLog lets out what the log has, and commits it first: a point that
+// waits for the line need not wait for the disk besides. While the log is
+// behind, the newest values go ahead at the same pace.
 func (p *Peer) flushLog(ctx context.Context) {
 	p.flushed = time.Now()
+	if err := p.cfg.Out.Commit(ctx); err != nil && ctx.Err() == nil { // what is durable goes out all the same
+		p.cfg.Log.Warn().Err(err).Msg("commit before a flush failed")
+	}
 	if p.behind && p.cfg.Live != nil {
 		p.step(ctx, LiveDue{})
-		p.flush.Reset(p.cfg.Pace().Flush) // without waiting for a commit
+		p.flush.Reset(p.cfg.Pace().Flush) // the line may stay busy for longer
 	}
 	p.step(ctx, Appended{})
 }
@@ -350,6 +355,7 @@ func (p *Peer) decode(m message) Event {
 				break
 			}
 			p.heard(h.Time)
+			p.silence(h.Idle)
 			p.reads = h.Version
 			p.out.Reset()
 			p.in.Reset()
@@ -398,6 +404,12 @@ func (p *Peer) malformed() {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.status.Malformed++
+}
+
+func (p *Peer) silence(announced time.Duration) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.status.Idle = announced
 }
 
 func (p *Peer) heard(hubTime uint64) {
@@ -536,8 +548,9 @@ func (p *Peer) send(verb string, data []byte) {
 }
 
 func (p *Peer) greet(ctx context.Context, conn uint32) {
+	p.idle = p.cfg.Pace().Idle
 	h := Hello{
-		Conn: conn, Version: p.cfg.Version, Flush: p.cfg.Pace().Idle, Time: p.cfg.Now(),
+		Conn: conn, Version: p.cfg.Version, Idle: p.idle, Time: p.cfg.Now(),
 		Out: p.cfg.Out.Tail(), OutFirst: p.cfg.Out.First(ctx), In: p.cfg.In.Position(),
 	}
 	p.mu.Lock()

@@ -179,9 +179,11 @@ type station struct {
 	urgent map[point.Series]bool
 	seen   map[point.Series]uint64 // newest time that the hub knows
 	delays []time.Duration         // of values that went live
+	waits  []time.Duration         // of points that came with the log
 	alarms map[uint64]time.Duration
 	spent  [Classes]int
 	afford func(Class, int) time.Duration
+	pace   func() Pace
 	sent   [2]map[byte]int // frames each way, by version
 }
 
@@ -202,7 +204,7 @@ func newStationOf(t *testing.T, rate float64, trip time.Duration, pace Pace, gwV
 	var err error
 	s.log, err = journal.Open(ctx, journal.Config{
 		Store: &locked{}, Author: "gw", Every: pace.Flush, Now: now,
-		Notify: func(journal.Committed) { gw.Appended() },
+		Notify: func(journal.Committed) { gw.Appended() }, Queued: func() { gw.Appended() },
 	})
 	if err != nil {
 		t.Fatal(err)
@@ -248,7 +250,8 @@ func newStationOf(t *testing.T, rate float64, trip time.Duration, pace Pace, gwV
 		return nil, err
 	}
 	c.Merge = func(context.Context, *frame.Frame, bool) error { return nil }
-	c.Pace = func() Pace { return pace }
+	s.pace = func() Pace { return pace }
+	c.Pace = func() Pace { return s.pace() }
 	c.Afford = func(class Class, n int) time.Duration {
 		if s.afford == nil {
 			return 0
@@ -370,6 +373,9 @@ func (s *station) arrived(f *frame.Frame, live bool) {
 	defer s.mu.Unlock()
 	for i := range f.Entries {
 		e := &f.Entries[i]
+		if !live {
+			s.waits = append(s.waits, time.Since(point.TimeOf(e.Time)))
+		}
 		if e.Time <= s.seen[e.Series] {
 			continue
 		}
@@ -412,6 +418,62 @@ func percentile(list []time.Duration, p float64) time.Duration {
 	}
 	list = slices.Sorted(slices.Values(list))
 	return list[min(len(list)-1, int(float64(len(list))*p))]
+}
+
+// TestFlush writes at moments that have nothing to do with the flush: no point
+// waits for a commit besides, and a flush is one commit.
+func TestFlush(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		const trip = 150 * time.Millisecond
+		pace := Pace{Flush: 10 * time.Second, Idle: 5 * time.Minute}
+		s := newStation(t, 50*125, trip, pace)
+		stop := s.run()
+		defer stop()
+		s.radio.open()
+		const minutes = 30
+		for range minutes * 60 {
+			s.write(frame.Entry{Point: point.Point{
+				Series: point.Series{Node: "sensor", Type: "value", Key: point.NoKey},
+				Time:   point.Nanos(time.Now()), DataType: point.Float, Data: point.FloatData(1),
+			}})
+			time.Sleep(time.Duration(600+s.rng.IntN(800)) * time.Millisecond)
+		}
+		time.Sleep(2 * pace.Flush)
+		s.check()
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		if worst := percentile(s.waits, 1); len(s.waits) == 0 || worst > pace.Flush+2*trip {
+			t.Errorf("of %d points the last one came after %s, want at most a flush and two round trips", len(s.waits), worst)
+		}
+		if frames, most := int(s.log.Stream()), minutes*60*11/100+2; frames > most {
+			t.Errorf("%d commits, want at most %d: one a flush", frames, most)
+		}
+	})
+}
+
+// A new interval of empty frames is announced by a new session.
+func TestAnnounce(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		pace := Pace{Flush: time.Second, Idle: 5 * time.Minute}
+		s := newStation(t, 50*125, 150*time.Millisecond, pace)
+		s.pace = func() Pace { s.mu.Lock(); defer s.mu.Unlock(); return pace }
+		stop := s.run()
+		defer stop()
+		s.radio.open()
+		for _, idle := range []time.Duration{pace.Idle, 15 * time.Minute} {
+			s.mu.Lock()
+			pace.Idle = idle
+			s.mu.Unlock()
+			s.gw.PaceChanged()
+			time.Sleep(time.Minute)
+			if got := s.hub.Status().Idle; got != idle {
+				t.Errorf("the hub expects a silence of %s, want %s", got, idle)
+			}
+		}
+		if hellos := s.gw.Status().Hellos; hellos != 2 {
+			t.Errorf("%d sessions, want one for each interval", hellos)
+		}
+	})
 }
 
 // TestRadio is an hour with a backlog of six more, cuts, stalls of 10 s, half

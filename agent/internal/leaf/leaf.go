@@ -50,8 +50,9 @@ const (
 	// writeDeadline keeps the leaf while the radio stalls; a link that is
 	// really gone is found by the protocol.
 	writeDeadline = time.Minute
-	// pingInterval is long: empty frames of the link show that it lives.
-	pingInterval = 10 * time.Minute
+	// pingInterval keeps the connection in the tables of a cellular network;
+	// that it lives is shown by the empty frames of the link.
+	pingInterval = 5 * time.Minute
 	// closedClients is how many connections that ended are remembered: the
 	// default of 10,000 takes 1 KB each.
 	closedClients = 16

@@ -25,7 +25,7 @@ type Plan struct {
 // is what fewer and larger frames save.
 var plans = map[string]Plan{
 	"wired": {Flush: time.Second, Commit: time.Second, Idle: 5 * time.Minute, Report: 5 * time.Minute},
-	"lte":   {Flush: 10 * time.Second, Commit: 10 * time.Second, Idle: 5 * time.Minute, Report: time.Hour},
+	"lte":   {Flush: 10 * time.Second, Commit: 10 * time.Second, Idle: 10 * time.Minute, Report: time.Hour},
 	"catm":  {Flush: time.Minute, Commit: 10 * time.Second, Idle: 15 * time.Minute, Report: 6 * time.Hour},
 }
 

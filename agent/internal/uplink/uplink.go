@@ -150,7 +150,8 @@ func (u *Uplink) ByClass() map[string]uint64 {
 	return u.usage.byClass()
 }
 
-// Appended tells that the EDGE log has more.
+// Appended tells that the EDGE log has more, or will have with its next
+// commit.
 func (u *Uplink) Appended() { u.peer.Appended() }
 
 // Run carries messages until ctx ends.

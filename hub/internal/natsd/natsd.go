@@ -31,6 +31,9 @@ const (
 	// maxPayload is the largest message of a program; answers of q. stay
 	// below it.
 	maxPayload = 1 << 20
+	// pingInterval is a little longer than the gateways': they are heard at
+	// least that often, and cost no ping from here.
+	pingInterval = 6 * time.Minute
 	// leafAuthTimeout bounds how long a silent, unauthenticated connection
 	// may stay.
 	leafAuthTimeout = 2 * time.Second
@@ -137,6 +140,7 @@ func (s *Server) options(cfg Config) (*server.Options, error) {
 		JetStreamMaxStore:      maxStore,
 		DisableJetStreamBanner: true,
 	}
+	opts.PingInterval = pingInterval
 	if opts.ServerName == "" {
 		opts.ServerName = "sapflow-hub"
 	}
