@@ -27,8 +27,8 @@ func (l *Log) Locate(ctx context.Context, pos frame.Position) error {
 	switch {
 	case r == nil:
 		return fmt.Errorf("epoch %s: %w", pos.Epoch, ErrUnknown)
-	case pos.Seq > r.last.Seq:
-		return fmt.Errorf("%d of epoch %s, which ends at %d: %w", pos.Seq, pos.Epoch, r.last.Seq, ErrAhead)
+	case pos.Seq > r.Last.Seq:
+		return fmt.Errorf("%d of epoch %s, which ends at %d: %w", pos.Seq, pos.Epoch, r.Last.Seq, ErrAhead)
 	case pos.Seq == 0:
 		return nil
 	}
@@ -58,9 +58,9 @@ func (l *Log) Locate(ctx context.Context, pos frame.Position) error {
 }
 
 // follower returns the newest epoch that was started for a reader at pos.
-func (l *Log) follower(pos frame.Position) *run {
+func (l *Log) follower(pos frame.Position) *Run {
 	for i := len(l.runs) - 1; i >= 0; i-- {
-		if r := &l.runs[i]; r.before == pos && pos != (frame.Position{}) {
+		if r := &l.runs[i]; r.Before == pos && pos != (frame.Position{}) {
 			return r
 		}
 	}
@@ -76,12 +76,12 @@ func (l *Log) Parted(pos frame.Position) bool {
 		return false
 	}
 	r := l.runOf(pos.Epoch)
-	return r == nil || r.last != pos
+	return r == nil || r.Last != pos
 }
 
-func (l *Log) runOf(e frame.Epoch) *run {
+func (l *Log) runOf(e frame.Epoch) *Run {
 	for i := range l.runs {
-		if l.runs[i].epoch == e {
+		if l.runs[i].Epoch == e {
 			r := l.runs[i]
 			return &r
 		}
@@ -104,7 +104,8 @@ func (l *Log) find(ctx context.Context, c frame.Cursor) (Message, error) {
 	if hi == 0 {
 		return Message{}, ErrEmpty
 	}
-	return search(ctx, l.cfg.Store, hi, func(f *frame.Frame) bool { return c.Less(f.End().Cursor) })
+	m, _, err := search(ctx, l.cfg.Store, hi, func(f *frame.Frame) bool { return c.Less(f.End().Cursor) })
+	return m, err
 }
 
 // After returns the next frame for a reader at pos, merged from several where
@@ -119,10 +120,10 @@ func (l *Log) After(ctx context.Context, pos frame.Position, limit int) (*frame.
 	var m Message
 	var err error
 	switch {
-	case follower != nil && follower.first == 0:
+	case follower != nil && follower.First == 0:
 		return nil, nil
 	case follower != nil:
-		m, err = l.cfg.Store.Next(ctx, follower.first)
+		m, err = l.cfg.Store.Next(ctx, follower.First)
 	case hinted && start > end:
 		return nil, nil
 	case hinted || pos == (frame.Position{}):
@@ -177,11 +178,19 @@ func (l *Log) attach(f *frame.Frame, pos frame.Position) (*frame.Frame, error) {
 	}
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if r := l.runOf(pos.Epoch); r != nil && pos.Seq < r.last.Seq { // the rest of its epoch is gone
+	gone := func(r *Run) *frame.Frame {
 		return &frame.Frame{
-			Kind: l.cfg.Kind, Now: f.Now, Epoch: pos.Epoch, Prev: pos.Seq,
-			First: r.last.Seq + 1, Last: r.last.Seq, Base: r.last.Sum, Sum: r.last.Sum,
-		}, nil
+			Kind: l.cfg.Kind, Now: f.Now, Epoch: r.Epoch, Prev: pos.Seq,
+			First: r.Last.Seq + 1, Last: r.Last.Seq, Base: r.Last.Sum, Sum: r.Last.Sum,
+		}
+	}
+	if r := l.runOf(pos.Epoch); r != nil && pos.Seq < r.Last.Seq { // the rest of its epoch is gone
+		return gone(r), nil
+	}
+	if r := l.follower(pos); r != nil && r.Epoch < f.Epoch { // the whole next epoch is gone
+		g := gone(r)
+		g.Prev, g.Before = 0, pos
+		return g, nil
 	}
 	if f.Prev == 0 && f.Before == pos {
 		return f, nil

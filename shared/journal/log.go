@@ -15,6 +15,7 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"math"
 	"slices"
 	"sync"
 	"time"
@@ -51,6 +52,7 @@ type Config struct {
 	Author string          // the instance that writes the log
 	Kind   frame.Kind      // frame.Log, or frame.Relay for a log of others' points
 	Clean  bool            // the last run stopped cleanly: its epoch goes on
+	Known  []Run           // epochs from a snapshot
 	Every  time.Duration   // commit interval, 10 s by default
 	Now    func() uint64   // estimate of hub time, ns
 	Random func() uint64   // random bits of epochs, crypto/rand by default
@@ -79,7 +81,7 @@ type Log struct {
 	commitMu sync.Mutex // held by whoever appends to the store
 
 	mu      sync.Mutex
-	runs    []run          // epochs, oldest first; the last one is being written
+	runs    []Run          // epochs, oldest first; the last one is being written
 	tail    frame.Position // end of the last durable frame, in the epoch being written
 	stream  uint64         // stream sequence of the last durable frame of all
 	seq     uint64         // last number given out in the epoch
@@ -90,6 +92,9 @@ type Log struct {
 	company int      // writers who waited when the last commit ended, those it served included
 	urgent  bool
 	covers  frame.Covers
+	busy    int           // of pending: those in a frame that is, or may be, stored
+	failing bool          // the last commit failed
+	dropped uint64        // points that could not wait any longer
 	trying  *encoded      // the frame of an append that failed: it may be stored yet; commitMu
 	repeats *repeats      // what a new epoch has still to repeat
 	moved   []frame.Entry // own points that got another place, for release; commitMu
@@ -136,27 +141,25 @@ func Open(ctx context.Context, cfg Config) (*Log, error) {
 		cfg.Moved = func([]frame.Entry) {}
 	}
 	l := &Log{cfg: cfg, wake: make(chan struct{}, 1)}
-	runs, tail, err := scan(ctx, cfg.Store)
+	runs, stream, last, err := scan(ctx, cfg.Store, cfg.Known)
 	if err != nil {
 		return nil, fmt.Errorf("open log: %w", err)
 	}
-	l.runs, l.stream = runs, tail.Seq
-	if len(runs) == 0 {
-		l.begin(frame.Position{})
+	l.runs, l.stream = runs, stream
+	if len(runs) > 0 {
+		l.tail = runs[len(runs)-1].Last
+		l.seq = l.tail.Seq
+	}
+	if last == nil {
+		l.begin(l.tail)
 		return l, nil
 	}
-	l.tail = runs[len(runs)-1].last
-	l.seq = l.tail.Seq
-	last, err := frame.DecodeHeader(tail.Data)
-	if err != nil {
-		return nil, fmt.Errorf("open log: %w", err)
-	}
 	l.covers = last.Covers
-	if !cfg.Clean {
+	if !cfg.Clean || last.End() != l.tail { // the end of what was sent may be lost
 		l.begin(l.tail)
 	}
 	if last.Again != (frame.Cursor{}) { // the last thing it did was to repeat
-		l.repeats = &repeats{last.Again, runs[len(runs)-1].first}
+		l.repeats = &repeats{last.Again, runs[len(runs)-1].First}
 		l.commitMu.Lock()
 		defer l.release()
 		if err := l.repeat(ctx); err != nil {
@@ -191,13 +194,13 @@ func RandomBits() uint64 {
 func (l *Log) begin(before frame.Position) {
 	var known frame.Epoch
 	if n := len(l.runs); n > 0 {
-		known = l.runs[n-1].epoch
-		if l.runs[n-1].first == 0 { // never written: replace it
+		known = l.runs[n-1].Epoch
+		if l.runs[n-1].First == 0 { // never written: replace it
 			l.runs = l.runs[:n-1]
 		}
 	}
 	epoch := known.Next(l.cfg.Random(), before.Epoch)
-	l.runs = append(l.runs, run{epoch: epoch, before: before, last: frame.Position{Cursor: frame.Cursor{Epoch: epoch}}})
+	l.runs = append(l.runs, Run{Epoch: epoch, Before: before, Last: frame.Position{Cursor: frame.Cursor{Epoch: epoch}}})
 	l.tail = frame.Position{Cursor: frame.Cursor{Epoch: epoch}}
 	l.seq = 0
 }
@@ -215,7 +218,7 @@ func (l *Log) Add(entries []frame.Entry, done func(error)) error {
 	if l.closed {
 		return ErrClosed
 	}
-	if len(l.pending)+len(entries) > maxPending {
+	if len(l.pending)+len(entries) > maxPending && !l.shed() {
 		return ErrFull
 	}
 	for i := range entries {
@@ -239,6 +242,36 @@ func (l *Log) Add(entries []frame.Entry, done func(error)) error {
 		l.signal()
 	}
 	return nil
+}
+
+// shed drops the oldest points that wait for a disk that fails, so that state
+// goes on: an eighth of the queue, in whole groups, and none that somebody
+// waits for. Their numbers stay used, so that readers find a gap.
+func (l *Log) shed() bool {
+	first := l.seq - uint64(len(l.pending)) + 1
+	n := l.busy
+	frame.Groups(l.pending[l.busy:], func(group []frame.Entry) bool {
+		last := first + uint64(n+len(group)) - 1
+		if n-l.busy >= maxPending/8 || len(l.waiters) > 0 && l.waiters[0].seq <= last {
+			return false
+		}
+		n += len(group)
+		return true
+	})
+	if !l.failing || n == l.busy {
+		return false
+	}
+	l.dropped += uint64(n - l.busy)
+	l.pending = slices.Concat(l.pending[:l.busy], l.pending[n:])
+	return true
+}
+
+// Dropped returns how many points were dropped because the disk failed for so
+// long that no more could wait for it.
+func (l *Log) Dropped() uint64 {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.dropped
 }
 
 func (l *Log) signal() {
@@ -356,6 +389,7 @@ func (l *Log) Commit(ctx context.Context) error {
 
 func (l *Log) commit(ctx context.Context) error {
 	if err := l.repeat(ctx); err != nil {
+		l.settle(math.MaxUint64, 0, err)
 		return err
 	}
 	l.mu.Lock()
@@ -373,11 +407,10 @@ func (l *Log) commit(ctx context.Context) error {
 		err := l.append(ctx, f)
 		if l.trying = nil; err != nil {
 			l.trying = f
-		}
-		l.settle(f.Last, len(f.Entries), err)
-		if err != nil {
+			l.settle(until, 0, err)
 			return err
 		}
+		l.settle(f.Last, len(f.Entries), nil)
 	}
 }
 
@@ -385,11 +418,18 @@ func (l *Log) commit(ctx context.Context) error {
 func (l *Log) nextFrame(until uint64) *encoded {
 	l.mu.Lock()
 	f, pending := l.blank(), l.pending
-	l.mu.Unlock()
-	if len(pending) == 0 || f.Prev >= until {
+	f.First = l.seq - uint64(len(pending)) + 1 // after a gap where some were dropped
+	if len(pending) == 0 || f.First > until {
+		l.mu.Unlock()
 		return nil
 	}
-	return fill(f, pending)
+	l.busy = len(pending)
+	l.mu.Unlock()
+	e := fill(f, pending)
+	l.mu.Lock()
+	l.busy = len(e.Entries)
+	l.mu.Unlock()
+	return e
 }
 
 // encoded is a frame with its bytes.
@@ -424,7 +464,7 @@ func (l *Log) blank() *frame.Frame {
 		Prev: l.tail.Seq, First: l.tail.Seq + 1, Base: l.tail.Sum, Covers: l.covers,
 	}
 	if l.tail.Seq == 0 {
-		f.Before = l.runs[len(l.runs)-1].before
+		f.Before = l.runs[len(l.runs)-1].Before
 	}
 	return f
 }
@@ -479,16 +519,18 @@ func (l *Log) reached(f *frame.Frame, seq uint64) {
 		l.covers = f.Covers
 	}
 	r := &l.runs[len(l.runs)-1]
-	if r.first == 0 {
-		r.first, r.copies = seq, f.Again != (frame.Cursor{})
+	if r.First == 0 {
+		r.First, r.Copies = seq, f.Again != (frame.Cursor{})
 	}
-	r.last = l.tail
+	r.Last = l.tail
 }
 
-// settle drops n points from the queue and has those told who waited for them.
+// settle drops n points from the queue and has those told who waited for one up
+// to last.
 func (l *Log) settle(last uint64, n int, err error) {
 	l.mu.Lock()
-	if err == nil {
+	if l.failing = err != nil; !l.failing {
+		l.busy = 0
 		l.oldest = time.Now() // what is left came during the commit
 		if l.pending = l.pending[n:]; len(l.pending) == 0 {
 			l.pending = nil
@@ -564,11 +606,11 @@ func (l *Log) Lag(pos frame.Position) uint64 {
 	n := uint64(len(l.pending))
 	for i := len(l.runs) - 1; i >= 0; i-- {
 		r := &l.runs[i]
-		if r.epoch == pos.Epoch {
-			return n + r.last.Seq - min(pos.Seq, r.last.Seq)
+		if r.Epoch == pos.Epoch {
+			return n + r.Last.Seq - min(pos.Seq, r.Last.Seq)
 		}
-		n += r.last.Seq
-		if r.before == pos {
+		n += r.Last.Seq
+		if r.Before == pos {
 			break
 		}
 	}
@@ -587,7 +629,7 @@ func (l *Log) Fork(ctx context.Context, before frame.Position, acked frame.Curso
 		return fmt.Errorf("commit before a new epoch: %w", err)
 	}
 	l.mu.Lock()
-	if r := l.runOf(acked.Epoch); r == nil || r.copies {
+	if r := l.runOf(acked.Epoch); r == nil || r.Copies {
 		acked = frame.Cursor{} // which originals it covers, copies do not tell
 	}
 	l.repeats = &repeats{acked, l.stream + 1}

@@ -30,21 +30,15 @@ func OpenReplica(ctx context.Context, store Store) (*Replica, error) {
 	return r, nil
 }
 
-// reload reads the place from the last stored frame.
+// reload reads the place from the last stored frame that can be read.
 func (r *Replica) reload(ctx context.Context) error {
-	m, err := r.store.Last(ctx)
-	if errors.Is(err, ErrEmpty) {
-		r.pos, r.stream = frame.Position{}, 0
-		return nil
-	}
+	tail, f, err := ending(ctx, r.store)
 	if err != nil {
 		return err
 	}
-	f, err := frame.DecodeHeader(m.Data)
-	if err != nil {
-		return err
+	if r.pos, r.stream = (frame.Position{}), tail.Seq; f != nil {
+		r.pos = f.End()
 	}
-	r.pos, r.stream = f.End(), m.Seq
 	return nil
 }
 

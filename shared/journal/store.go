@@ -123,6 +123,38 @@ const (
 	jsStoreFailed           = 10077
 )
 
+// Of returns the store on one subject of the same stream.
+func (s *JetStream) Of(subject string) *JetStream { return NewStore(s.js, s.stream, subject) }
+
+// Bytes returns what the messages of the stream take.
+func (s *JetStream) Bytes(ctx context.Context) (uint64, error) {
+	ctx, cancel := context.WithTimeout(ctx, ioTimeout)
+	defer cancel()
+	info, err := s.stream.Info(ctx)
+	if err != nil {
+		return 0, fmt.Errorf("look at stream: %w", err)
+	}
+	return info.State.Bytes, nil
+}
+
+// Purge removes the messages before a stream sequence, of one subject or, for
+// "", of the whole stream.
+func (s *JetStream) Purge(ctx context.Context, subject string, below uint64) error {
+	if below <= 1 { // 0 would mean all
+		return nil
+	}
+	ctx, cancel := context.WithTimeout(ctx, 3*ioTimeout)
+	defer cancel()
+	opts := []jetstream.StreamPurgeOpt{jetstream.WithPurgeSequence(below)}
+	if subject != "" {
+		opts = append(opts, jetstream.WithPurgeSubject(subject))
+	}
+	if err := s.stream.Purge(ctx, opts...); err != nil {
+		return fmt.Errorf("remove messages before %d: %w", below, err)
+	}
+	return nil
+}
+
 // Last implements Store.
 func (s *JetStream) Last(ctx context.Context) (Message, error) {
 	ctx, cancel := context.WithTimeout(ctx, ioTimeout)

@@ -1,0 +1,324 @@
+package journal
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"sync"
+	"time"
+
+	"github.com/rs/zerolog"
+
+	"github.com/sapflow/sapflow/shared/frame"
+)
+
+// Span tells what was removed from the beginning of a log.
+type Span struct {
+	Stream string `json:"stream"`
+	Below  uint64 `json:"below"`            // stream sequence: what stood before it is gone
+	Points uint64 `json:"points"`           // how many
+	Unsent uint64 `json:"unsent,omitempty"` // of them: those that nobody else has
+	From   uint64 `json:"from"`             // oldest time of one, ns
+	To     uint64 `json:"to"`               // newest
+}
+
+// Shelf is a stream of logs that a Keeper may remove frames from.
+type Shelf struct {
+	Name   string                      // of the stream
+	Store  *JetStream                  // all its logs
+	Author func(subject string) string // who wrote the log of a subject
+	// Acked returns up to where another instance holds a log; nil if nobody
+	// needs to.
+	Acked func(subject string) frame.Cursor
+	// Safe returns up to which message state and views need no frame, once a
+	// snapshot of now has been saved.
+	Safe func() uint64
+}
+
+// KeeperConfig says what a keeper looks after. All fields but Max and Log must
+// be set.
+type KeeperConfig struct {
+	Shelves []Shelf
+	Max     uint64 // bytes of all shelves together; 0 for no limit
+	// Free returns the bytes left on the disk, and how many must be left.
+	Free  func() (free, reserve uint64)
+	Spans map[string]Span // by subject, from the snapshot
+	// Save writes a snapshot that holds Keeper.Spans.
+	Save func() error
+	Log  zerolog.Logger
+}
+
+// Keeper removes the oldest frames of logs when they take more than they may:
+// first what others hold as well, and what nobody else has only when that is
+// not enough for Max. It never removes what the older of two snapshots does
+// not cover, nor the last frame of a log, which is the writer's cursor.
+type Keeper struct {
+	cfg  KeeperConfig
+	kick chan struct{} // capacity 1: the disk is full
+
+	mu    sync.Mutex
+	spans map[string]Span
+}
+
+const (
+	// tidyEvery is how often a keeper looks.
+	tidyEvery = 10 * time.Second
+	// slack is what it removes at once besides: one part in so many of Max.
+	slack = 16
+	// blockBytes is what the server gives back to the disk at once.
+	blockBytes = 8 << 20
+	// messageBytes is about what a message takes besides its data.
+	messageBytes = 60
+)
+
+// NewKeeper returns a keeper that is not running.
+func NewKeeper(cfg KeeperConfig) *Keeper {
+	k := &Keeper{cfg: cfg, kick: make(chan struct{}, 1), spans: maps.Clone(cfg.Spans)}
+	if k.spans == nil {
+		k.spans = map[string]Span{}
+	}
+	return k
+}
+
+// Kick has the keeper look at once.
+func (k *Keeper) Kick() {
+	select {
+	case k.kick <- struct{}{}:
+	default:
+	}
+}
+
+// Spans returns what was removed, by subject, for a snapshot and for history.
+func (k *Keeper) Spans() map[string]Span {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	return maps.Clone(k.spans)
+}
+
+// Run tidies until ctx ends. A removal that a crash interrupted is finished
+// first.
+func (k *Keeper) Run(ctx context.Context) error {
+	if err := k.remove(ctx); err != nil && ctx.Err() == nil {
+		k.cfg.Log.Error().Err(err).Msg("removal not finished")
+	}
+	t := time.NewTicker(tidyEvery)
+	defer t.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-t.C:
+		case <-k.kick:
+		}
+		if err := k.Tidy(ctx); err != nil && ctx.Err() == nil {
+			k.cfg.Log.Error().Err(err).Msg("nothing removed, trying again")
+		}
+	}
+}
+
+// Tidy removes what is too much.
+func (k *Keeper) Tidy(ctx context.Context) error {
+	need, must, err := k.excess(ctx)
+	if need == 0 || err != nil {
+		return err
+	}
+	safe := map[string]uint64{}
+	for i := range k.cfg.Shelves {
+		s := &k.cfg.Shelves[i]
+		safe[s.Name] = s.Safe()
+	}
+	if planned, err := k.plan(ctx, safe, need, must); !planned || err != nil {
+		return err
+	}
+	for range 2 { // the older snapshot must do without the frames as well
+		if err := k.cfg.Save(); err != nil {
+			return fmt.Errorf("save before a removal: %w", err)
+		}
+	}
+	return k.remove(ctx)
+}
+
+// excess returns how many bytes should go, and how many of them must even if
+// nobody else has them.
+func (k *Keeper) excess(ctx context.Context) (need, must uint64, err error) {
+	if free, reserve := k.cfg.Free(); free < reserve {
+		need = reserve - free + blockBytes
+	}
+	if k.cfg.Max == 0 {
+		return need, 0, nil
+	}
+	used := uint64(0)
+	for i := range k.cfg.Shelves {
+		n, err := k.cfg.Shelves[i].Store.Bytes(ctx)
+		if err != nil {
+			return 0, 0, err
+		}
+		used += n
+	}
+	if used <= k.cfg.Max {
+		return need, 0, nil
+	}
+	must = used - k.cfg.Max
+	return max(need, must+k.cfg.Max/slack), must, nil
+}
+
+// plan notes in the spans what should go, the oldest first.
+func (k *Keeper) plan(ctx context.Context, safe map[string]uint64, need, must uint64) (planned bool, err error) {
+	spans, freed := k.Spans(), uint64(0)
+	for _, unsent := range []bool{false, true} {
+		goal := need
+		if unsent {
+			goal = must
+		}
+		var list []*walk
+		for i := range k.cfg.Shelves {
+			s := &k.cfg.Shelves[i]
+			w := &walk{Shelf: s, safe: safe[s.Name], spans: spans, unsent: unsent, last: map[string]uint64{}, passed: map[string]bool{}}
+			if err := w.advance(ctx); err != nil {
+				return false, err
+			}
+			list = append(list, w)
+		}
+		for freed < goal {
+			w := oldest(list)
+			if w == nil {
+				break
+			}
+			planned = true
+			freed += uint64(len(w.msg.Data)) + messageBytes
+			w.take()
+			if err := w.advance(ctx); err != nil {
+				return false, err
+			}
+		}
+	}
+	if freed < must {
+		k.cfg.Log.Warn().Uint64("bytes", must-freed).Msg("store.max is exceeded: what is left cannot go")
+	}
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	for subject, s := range spans {
+		if old := k.spans[subject]; s.Points > old.Points {
+			k.cfg.Log.Info().Str("log", subject).Uint64("points", s.Points-old.Points).Uint64("nobody_else_has", s.Unsent-old.Unsent).Msg("oldest frames are removed")
+		}
+	}
+	k.spans = spans
+	return planned, nil
+}
+
+// walk goes over the frames of a shelf that may go, the oldest first.
+type walk struct {
+	*Shelf
+	safe   uint64
+	spans  map[string]Span
+	unsent bool // what nobody else has may go as well
+
+	msg    Message // the next one that may go
+	frame  *frame.Frame
+	acked  bool              // somebody else has it
+	last   map[string]uint64 // newest message of each log, which stays
+	passed map[string]bool   // logs of which a frame must stay, and so all behind it
+}
+
+// oldest returns the walk whose next frame is the oldest, nil at the end.
+func oldest(list []*walk) *walk {
+	var first *walk
+	for _, w := range list {
+		if w.frame != nil && (first == nil || w.frame.Now < first.frame.Now) {
+			first = w
+		}
+	}
+	return first
+}
+
+// advance finds the next frame that may go.
+func (w *walk) advance(ctx context.Context) error {
+	for w.frame = nil; ; {
+		m, err := w.Store.Next(ctx, w.msg.Seq+1)
+		if errors.Is(err, ErrEmpty) || err == nil && m.Seq > w.safe {
+			return nil
+		}
+		if err != nil {
+			return err
+		}
+		w.msg = m
+		if w.passed[m.Subject] || m.Seq < w.spans[m.Subject].Below {
+			continue
+		}
+		if w.last[m.Subject] == 0 {
+			last, err := w.Store.Of(m.Subject).Last(ctx)
+			if err != nil {
+				return err
+			}
+			w.last[m.Subject] = last.Seq
+		}
+		f, err := frame.Decode(m.Data, w.Author(m.Subject))
+		if err != nil { // of no use to anybody
+			f = &frame.Frame{First: 1}
+		}
+		w.acked = w.Acked == nil || err != nil || !w.Acked(m.Subject).Less(f.End().Cursor)
+		if m.Seq == w.last[m.Subject] || !w.acked && !w.unsent {
+			w.passed[m.Subject] = true
+			continue
+		}
+		w.frame = f
+		return nil
+	}
+}
+
+// take puts the frame into the span of its log.
+func (w *walk) take() {
+	s, known := w.spans[w.msg.Subject]
+	s.Stream, s.Below = w.Name, w.msg.Seq+1
+	n := w.frame.Points() + w.frame.Gap()
+	if s.Points += n; !w.acked {
+		s.Unsent += n
+	}
+	for i := range w.frame.Entries {
+		t := w.frame.Entries[i].Time
+		if !known {
+			s.From, known = t, true
+		}
+		s.From, s.To = min(s.From, t), max(s.To, t)
+	}
+	w.spans[w.msg.Subject] = s
+}
+
+// remove makes the streams what the spans say. It may be repeated.
+func (k *Keeper) remove(ctx context.Context) error {
+	spans := k.Spans()
+	for i := range k.cfg.Shelves {
+		s := &k.cfg.Shelves[i]
+		kept, err := s.firstKept(ctx, spans)
+		if err != nil {
+			return err
+		}
+		if err := s.Store.Purge(ctx, "", kept); err != nil {
+			return err
+		}
+		for subject, span := range spans { // logs that a quiet one stands before
+			if span.Stream != s.Name || span.Below <= kept {
+				continue
+			}
+			if err := s.Store.Purge(ctx, subject, span.Below); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+// firstKept returns the stream sequence of the first message that stays.
+func (s *Shelf) firstKept(ctx context.Context, spans map[string]Span) (uint64, error) {
+	for seq := uint64(1); ; {
+		m, err := s.Store.Next(ctx, seq)
+		if errors.Is(err, ErrEmpty) {
+			return 0, nil
+		}
+		if err != nil || m.Seq >= spans[m.Subject].Below {
+			return m.Seq, err
+		}
+		seq = m.Seq + 1
+	}
+}
