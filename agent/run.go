@@ -4,7 +4,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"os"
+	"sync/atomic"
 	"time"
 
 	"github.com/nats-io/nats.go"
@@ -56,15 +58,20 @@ type agent struct {
 	clock bus.Clock
 
 	edge, down jetstream.Stream
+	guard      journal.Guard
+	keeper     *journal.Keeper
 	out        *journal.Log
 	bus        *bus.Instance
 	uplink     *uplink.Uplink
 	settings   *settings.Settings
+	unsaved    atomic.Int64  // points that came since the last snapshot
+	saveNow    chan struct{} // capacity 1: they are many
 }
 
 // Run runs an agent until ctx ends.
 func Run(ctx context.Context, cfg config.Config) (err error) {
-	a := &agent{cfg: cfg, log: cfg.Log, conns: map[string]*nats.Conn{}}
+	limitMemory()
+	a := &agent{cfg: cfg, log: cfg.Log, conns: map[string]*nats.Conn{}, saveNow: make(chan struct{}, 1)}
 	if a.dir, err = daemon.Open(cfg.Data); err != nil {
 		return err
 	}
@@ -88,7 +95,7 @@ func Run(ctx context.Context, cfg config.Config) (err error) {
 // started here stops in reverse.
 func (a *agent) start(ctx context.Context) error {
 	for _, step := range []func(context.Context) error{
-		a.openIdentity, a.startNATS, a.startBus, a.startUplink, a.startServing, a.announce,
+		a.openIdentity, a.startNATS, a.startBus, a.announce, a.openStore, a.openLog, a.startUplink, a.startServing,
 	} {
 		if err := step(ctx); err != nil {
 			return err
@@ -126,6 +133,14 @@ func (a *agent) startNATS(ctx context.Context) (err error) {
 		a.conns[account] = nc
 		a.stages.OnStop(nc.Close)
 	}
+	return nil
+}
+
+// openStore opens what is on disk.
+func (a *agent) openStore(ctx context.Context) (err error) {
+	if err := a.nats.OpenStore(); err != nil {
+		return err
+	}
 	if a.js, err = jetstream.New(a.conns[leaf.STORE]); err != nil {
 		return err
 	}
@@ -134,14 +149,30 @@ func (a *agent) startNATS(ctx context.Context) (err error) {
 			return err
 		}
 	}
+	a.keeper = journal.NewKeeper(journal.KeeperConfig{
+		Shelves: []journal.Shelf{
+			{
+				Name: subject.StreamEdge, Store: a.edgeStore(), Author: a.self,
+				Acked: func(string) frame.Cursor { return a.uplink.Acked().Cursor },
+				Safe:  func() uint64 { return a.bus.Covered(subject.StreamEdge) },
+			},
+			{
+				Name: subject.StreamDown, Store: a.downStore(), Author: hub,
+				Safe: func() uint64 { return a.bus.Covered(subject.StreamDown) },
+			},
+		},
+		Max: a.cfg.StoreMax, Free: a.dir.Free, Spans: a.meta.Removed, Save: a.save,
+		Log: a.log.With().Str("component", "keeper").Logger(),
+	})
+	a.guard = journal.Guard{Free: a.dir.Free, Full: a.keeper.Kick, Revive: a.nats.ReopenStore}
 	return nil
 }
 
-func (a *agent) edgeStore() journal.Store {
+func (a *agent) edgeStore() *journal.JetStream {
 	return journal.NewStore(a.js, a.edge, subject.LogEdge(a.id.ID()))
 }
 
-func (a *agent) downStore() journal.Store {
+func (a *agent) downStore() *journal.JetStream {
 	return journal.NewStore(a.js, a.down, subject.LogDown(a.id.ID()))
 }
 
@@ -149,8 +180,9 @@ func (a *agent) self(string) string { return a.id.ID() }
 
 func hub(string) string { return state.Hub }
 
-// startBus restores the state and the gateway's log.
-func (a *agent) startBus(ctx context.Context) error {
+// startBus restores the state and answers what it can tell, before the logs
+// are read.
+func (a *agent) startBus(context.Context) error {
 	restored, meta, err := bus.Load(a.dir.Path)
 	if err != nil {
 		a.log.Warn().Err(err).Msg("snapshot damaged, an older one or the logs are used")
@@ -159,48 +191,51 @@ func (a *agent) startBus(ctx context.Context) error {
 		meta.Acked = nil
 	}
 	a.meta = meta
+	a.bus = bus.New(bus.Config{
+		Author: a.id.ID(), Root: a.id.ID(), RootType: point.NodeGateway,
+		State: restored, Clock: &a.clock, Forget: true,
+		Conn: a.conns[leaf.LOCAL], Interest: a.nats.Interest,
+		History: func() []history.Source {
+			return []history.Source{
+				{Store: a.edgeStore(), Author: a.self, Removed: a.removed(subject.StreamEdge)},
+				{Store: a.downStore(), Author: hub, Removed: a.removed(subject.StreamDown)},
+			}
+		},
+		Status: a.status,
+		OnMerge: func(e *frame.Entry) {
+			a.settings.Changed(e)
+			a.uplink.Changed(e)
+		},
+		Logger: a.log.With().Str("component", "bus").Logger(),
+	})
+	a.stages.Start("bus", a.bus.Serve)
+	return nil
+}
+
+// removed tells what was removed of a stream.
+func (a *agent) removed(stream string) func() map[string]journal.Span {
+	return func() map[string]journal.Span {
+		spans := a.keeper.Spans()
+		maps.DeleteFunc(spans, func(_ string, s journal.Span) bool { return s.Stream != stream })
+		return spans
+	}
+}
+
+// openLog opens the gateway's log and brings the state up to it.
+func (a *agent) openLog(ctx context.Context) (err error) {
+	log, meta := subject.LogEdge(a.id.ID()), a.meta
 	a.out, err = journal.Open(ctx, journal.Config{
-		Store: a.edgeStore(), Author: a.id.ID(), Clean: a.dir.Clean,
+		Store: a.guard.Of(a.edgeStore()), Author: a.id.ID(), Clean: a.dir.Clean, Known: meta.Chains[log],
 		Now: a.clock.Now, Log: a.log.With().Str("component", "log").Logger(),
-		Notify: func(c journal.Committed) {
-			if a.bus == nil {
-				return // an unfinished repeat goes on while the log opens; Replay reads it
-			}
-			a.bus.SetCovered(subject.StreamEdge, c.Stream)
-			if a.uplink != nil {
-				a.uplink.Appended()
-			}
-		},
-		Queued: func() {
-			if a.uplink != nil {
-				a.uplink.Appended()
-			}
-		},
+		Notify: a.committed,
+		Queued: func() { a.uplink.Appended() },
 		Moved: func(list []frame.Entry) { // places decide ties
-			if a.bus != nil {
-				a.bus.Apply(&frame.Frame{Kind: frame.Heads, Now: a.clock.Now(), Entries: list})
-			}
+			a.bus.Apply(&frame.Frame{Kind: frame.Heads, Now: a.clock.Now(), Entries: list})
 		},
 	})
 	if err != nil {
 		return err
 	}
-	a.bus = bus.New(bus.Config{
-		Author: a.id.ID(), Root: a.id.ID(), RootType: point.NodeGateway,
-		State: restored, Log: a.out, Clock: &a.clock, Forget: true,
-		Conn: a.conns[leaf.LOCAL], Interest: a.nats.Interest,
-		History: func() []history.Source {
-			return []history.Source{{Store: a.edgeStore(), Author: a.self}, {Store: a.downStore(), Author: hub}}
-		},
-		Status: a.status,
-		OnMerge: func(e *frame.Entry) {
-			if a.uplink != nil { // not while the logs are replayed
-				a.settings.Changed(e)
-				a.uplink.Changed(e)
-			}
-		},
-		Logger: a.log.With().Str("component", "bus").Logger(),
-	})
 	if err := a.bus.Replay(ctx, subject.StreamEdge, a.edgeStore(), meta.Streams[subject.StreamEdge], a.self); err != nil {
 		return err
 	}
@@ -211,8 +246,29 @@ func (a *agent) startBus(ctx context.Context) error {
 	return nil
 }
 
+// saveAfter is after how many points a snapshot is due early: a start after a
+// crash replays them.
+const saveAfter = 250_000
+
+// committed notes that a frame of the gateway's log is durable.
+func (a *agent) committed(c journal.Committed) {
+	if a.uplink == nil {
+		return // an unfinished repeat goes on while the log opens; Replay reads it
+	}
+	a.bus.SetCovered(subject.StreamEdge, c.Stream)
+	a.uplink.Appended()
+	a.keeper.Grew(c.Bytes)
+	if a.unsaved.Add(int64(len(c.Frame.Entries))) >= saveAfter {
+		a.unsaved.Store(0)
+		select {
+		case a.saveNow <- struct{}{}:
+		default:
+		}
+	}
+}
+
 func (a *agent) startUplink(ctx context.Context) error {
-	in, err := journal.OpenReplica(ctx, a.downStore())
+	in, err := journal.OpenReplica(ctx, a.guard.Of(a.downStore()))
 	if err != nil {
 		return err
 	}
@@ -234,7 +290,26 @@ func (a *agent) save() error {
 		m.Session = a.id.Nonce()
 		m.Acked = map[string]frame.Position{a.id.ID(): a.uplink.Acked()}
 		m.Usage = a.uplink.Usage()
+		m.Chains = map[string][]journal.Run{subject.LogEdge(a.id.ID()): a.out.Chain()}
+		m.Removed = a.keeper.Spans()
 	})
+}
+
+// saveOften writes snapshots until ctx ends.
+func (a *agent) saveOften(ctx context.Context) error {
+	t := time.NewTicker(snapshotEvery)
+	defer t.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-t.C:
+		case <-a.saveNow:
+		}
+		if err := a.save(); err != nil {
+			a.log.Error().Err(err).Msg("snapshot not written")
+		}
+	}
 }
 
 func (a *agent) startServing(context.Context) error {
@@ -243,16 +318,11 @@ func (a *agent) startServing(context.Context) error {
 			a.log.Error().Err(err).Msg("snapshot not written")
 		}
 	})
+	a.bus.Attach(a.out)
 	a.stages.Start("log", a.out.Run)
-	a.stages.Start("snapshots", func(ctx context.Context) error {
-		return daemon.Every(ctx, snapshotEvery, func() {
-			if err := a.save(); err != nil {
-				a.log.Error().Err(err).Msg("snapshot not written")
-			}
-		})
-	})
+	a.stages.Start("snapshots", a.saveOften)
+	a.stages.Start("keeper", a.keeper.Run)
 	a.stages.Start("uplink", a.uplink.Run)
-	a.stages.Start("bus", a.bus.Serve)
 	a.stages.Start("settings", a.settings.Run)
 	return nil
 }
@@ -260,7 +330,10 @@ func (a *agent) startServing(context.Context) error {
 // announce tells programs of this machine where the agent is.
 func (a *agent) announce(context.Context) error {
 	a.stages.OnStop(func() { _ = client.RemoveRunning(a.dir.Path) })
-	return client.Running{ID: a.id.ID(), Listen: a.nats.ListenAddr(), PID: os.Getpid()}.Write(a.dir.Path)
+	if err := (client.Running{ID: a.id.ID(), Listen: a.nats.ListenAddr(), PID: os.Getpid()}).Write(a.dir.Path); err != nil {
+		a.log.Warn().Err(err).Str("listen", a.nats.ListenAddr()).Msg("commands of this machine do not find the agent; give them --url")
+	}
+	return nil
 }
 
 func (a *agent) status(s *api.Status) {
@@ -279,6 +352,10 @@ func (a *agent) status(s *api.Status) {
 	s.TxBytes, s.RxBytes, s.MonthBytes, s.MonthForecast = a.uplink.Bytes()
 	s.LinkBytes = a.uplink.ByClass()
 	s.Rate, s.RoundTrip = st.Rate, st.RoundTrip.Milliseconds()
+	s.StoreMax, s.DroppedPoints = a.cfg.StoreMax, a.out.Dropped()
+	for _, span := range a.keeper.Spans() {
+		s.RemovedPoints, s.UnsentPoints = s.RemovedPoints+span.Points, s.UnsentPoints+span.Unsent
+	}
 	ctx, cancel := context.WithTimeout(context.Background(), time.Second)
 	defer cancel()
 	for _, stream := range []jetstream.Stream{a.edge, a.down} {

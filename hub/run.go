@@ -1,6 +1,7 @@
 package main
 
 import (
+	"bytes"
 	"context"
 	"crypto/tls"
 	"encoding/json"
@@ -122,8 +123,11 @@ func (h *hub) openIdentity(context.Context) (err error) {
 	if err != nil {
 		return err
 	}
-	if err := daemon.WriteFile(h.dir.Join(client.CredsFile), creds); err != nil {
-		return err
+	name := h.dir.Join(client.CredsFile)
+	if have, err := os.ReadFile(name); err != nil || !bytes.Equal(have, creds) {
+		if err := daemon.WriteFile(name, creds); err != nil {
+			return err
+		}
 	}
 	var id struct {
 		Root string `json:"root"`
@@ -421,9 +425,11 @@ func (h *hub) startHTTP(context.Context) error {
 // announce tells programs of this machine where the hub is.
 func (h *hub) announce(context.Context) error {
 	h.stages.OnStop(func() { _ = client.RemoveRunning(h.dir.Path) })
-	return client.Running{
-		ID: h.root, Listen: h.nats.ListenAddr(), HTTP: h.httpAddr, Leaf: h.nats.LeafAddr(), PID: os.Getpid(),
-	}.Write(h.dir.Path)
+	running := client.Running{ID: h.root, Listen: h.nats.ListenAddr(), HTTP: h.httpAddr, Leaf: h.nats.LeafAddr(), PID: os.Getpid()}
+	if err := running.Write(h.dir.Path); err != nil {
+		h.log.Warn().Err(err).Msg("commands of this machine do not find the hub; give them --url and --creds")
+	}
+	return nil
 }
 
 func (h *hub) status(s *api.Status) {

@@ -245,11 +245,19 @@ type Bucket struct {
 // Gap is a span of a log that this instance does not have.
 type Gap struct {
 	Author string `json:"author"`
-	From   uint64 `json:"from"`
+	From   uint64 `json:"from"` // sequence numbers, of a gap
 	To     uint64 `json:"to"`
-	Count  uint64 `json:"count"`
-	Reason string `json:"reason"` // "gap" or "removed"
+	Count  uint64 `json:"count"`           // points of whatever series
+	Start  string `json:"start,omitempty"` // when, RFC 3339
+	End    string `json:"end,omitempty"`
+	Reason string `json:"reason"` // ReasonGap or ReasonRemoved
 }
+
+// Reasons of a Gap.
+const (
+	ReasonGap     = "gap"     // it never came here
+	ReasonRemoved = "removed" // it was here and had to make room
+)
 
 // HistoryReply is one page of history.
 type HistoryReply struct {
@@ -268,6 +276,10 @@ type Status struct {
 	TxBytes       uint64            `json:"txBytes"`
 	RxBytes       uint64            `json:"rxBytes"`
 	StoreBytes    uint64            `json:"storeBytes"`
+	StoreMax      uint64            `json:"storeMax,omitempty"`      // what the logs may take; none: what the disk holds
+	RemovedPoints uint64            `json:"removedPoints,omitempty"` // had to make room
+	UnsentPoints  uint64            `json:"unsentPoints,omitempty"`  // of them: those that the hub never got
+	DroppedPoints uint64            `json:"droppedPoints,omitempty"` // could not wait any longer for a full disk
 	Listen        string            `json:"listen"`
 	Link          string            `json:"link,omitempty"` // what the link is doing, or why it stopped
 	LossWindow    string            `json:"lossWindow,omitempty"`

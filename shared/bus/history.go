@@ -35,9 +35,13 @@ func (b *Instance) historyOf(ctx context.Context, node string, r *api.HistoryReq
 	if q.After, err = parsePlace(r.Cursor); err != nil {
 		return nil, err
 	}
-	// What has been written must be found, so it is committed first.
-	if err := b.cfg.Log.Commit(ctx); err != nil {
-		return nil, err
+	if !b.attached() {
+		return nil, errStarting
+	}
+	// What has been written must be found, so it is committed first; a disk
+	// that fails still has what was written before.
+	if err := b.log.Commit(ctx); err != nil {
+		b.cfg.Logger.Warn().Err(err).Msg("the newest points are not in history yet")
 	}
 	if r.Every != "" {
 		return b.bucketsOf(ctx, q, r)
@@ -91,9 +95,21 @@ func gapsOf(r *api.HistoryRequest, res *history.Result) []api.Gap {
 	}
 	var out []api.Gap
 	for _, g := range res.Gaps {
-		out = append(out, api.Gap{Author: g.Author, From: g.From, To: g.To, Count: g.To + 1 - g.From, Reason: "gap"})
+		reason := api.ReasonGap
+		if g.Epoch == 0 {
+			reason = api.ReasonRemoved
+		}
+		out = append(out, api.Gap{Author: g.Author, From: g.From, To: g.To, Count: g.Count, Start: timeText(g.Start), End: timeText(g.End), Reason: reason})
 	}
 	return out
+}
+
+// timeText returns a time as text, "" for none.
+func timeText(ns uint64) string {
+	if ns == 0 {
+		return ""
+	}
+	return point.TimeOf(ns).Format(time.RFC3339Nano)
 }
 
 // bucketsPerPage bounds a page of buckets.

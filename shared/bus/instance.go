@@ -37,7 +37,7 @@ type Config struct {
 	Root     string // id of the local root
 	RootType string // point.NodeRoot or point.NodeGateway
 	State    *state.State
-	Log      *journal.Log
+	Log      *journal.Log // nil: Attach brings it, and only reading works until then
 	Clock    *Clock
 	// Forget drops the state of nodes that can no longer be reached from the
 	// root: a gateway forgets what was moved away.
@@ -60,9 +60,12 @@ type Config struct {
 // Instance is one end's state with its public face.
 type Instance struct {
 	cfg    Config
-	saving sync.Mutex // one snapshot at a time
+	saving sync.Mutex    // one snapshot at a time
+	ready  chan struct{} // closed once there is a log
+	log    *journal.Log  // set before ready is closed
 
 	mu       sync.RWMutex
+	replayed map[point.Series]bool // what changed before ready, to be broadcast then
 	state    *state.State
 	tree     *tree.Tree
 	counters map[string]int
@@ -76,10 +79,42 @@ func New(cfg Config) *Instance {
 	b := &Instance{
 		cfg: cfg, state: cfg.State, tree: tree.New(cfg.Root, cfg.RootType),
 		marks: map[string]*watermark{}, counters: map[string]int{},
+		ready: make(chan struct{}), replayed: map[point.Series]bool{},
 	}
 	b.state.All(func(e *frame.Entry) { b.refreshEdge(&e.Point) })
+	if cfg.Log != nil {
+		b.Attach(cfg.Log)
+	}
 	return b
 }
+
+// Attach gives the instance its log, after the logs have been replayed: from
+// now on it takes writes. Who listens on up since before hears what the logs
+// have changed.
+func (b *Instance) Attach(log *journal.Log) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.log = log
+	for s := range b.replayed {
+		if h := b.state.Get(s); h != nil {
+			b.broadcast(&h.Point)
+		}
+	}
+	b.replayed = nil
+	close(b.ready)
+}
+
+func (b *Instance) attached() bool {
+	select {
+	case <-b.ready:
+		return true
+	default:
+		return false
+	}
+}
+
+// errStarting is for what needs a log that is not open yet.
+var errStarting = api.Errorf(api.CodeBusy, "try again in a second", "the instance is starting")
 
 // refreshEdge brings the tree to what state says about the edge of p.
 func (b *Instance) refreshEdge(p *point.Point) {
@@ -122,6 +157,10 @@ func (b *Instance) merge(entries []frame.Entry) {
 		}
 	}
 	for _, i := range won {
+		if b.replayed != nil {
+			b.replayed[entries[i].Series] = true
+			continue
+		}
 		b.broadcast(&entries[i].Point)
 		if b.cfg.OnMerge != nil {
 			b.cfg.OnMerge(&entries[i])
@@ -199,6 +238,9 @@ func (b *Instance) Write(points []point.Point, expect *uint64, done func(error))
 		entries[i].Point = points[i]
 		size += len(points[i].Series.String()) + point.PayloadLen(&points[i])
 	}
+	if !b.attached() {
+		return b.refuse(errStarting)
+	}
 	if len(points) == 0 {
 		return b.refuse(api.Errorf(api.CodeInvalid, "send at least one point", "empty group"))
 	}
@@ -251,7 +293,7 @@ func (b *Instance) write(entries []frame.Entry, expect *uint64, done func(error)
 		err = b.checkNodes(entries)
 	}
 	if err == nil {
-		err = b.cfg.Log.Add(entries, done)
+		err = b.log.Add(entries, done)
 	}
 	if err != nil {
 		undo()
@@ -383,7 +425,7 @@ func (b *Instance) Count(name string, n int) {
 // must not be lost by a power cut.
 func (b *Instance) HeadsBelow(ctx context.Context, nodes ...string) ([]frame.Entry, error) {
 	list := b.headsBelow(nodes)
-	return list, b.cfg.Log.Commit(ctx)
+	return list, b.log.Commit(ctx)
 }
 
 // HeadsOf returns copies of the winners of some series, likewise durable.
@@ -395,7 +437,7 @@ func (b *Instance) HeadsOf(ctx context.Context, list []point.Series) (heads []fr
 			}
 		}
 	})
-	return heads, b.cfg.Log.Commit(ctx)
+	return heads, b.log.Commit(ctx)
 }
 
 func (b *Instance) headsBelow(nodes []string) []frame.Entry {

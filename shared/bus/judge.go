@@ -167,7 +167,7 @@ func (b *Instance) Correct(edges []frame.Entry) error {
 			p.Time = now
 		}
 		entry := []frame.Entry{{Point: p}}
-		if err := b.cfg.Log.Add(entry, func(error) {}); err != nil {
+		if err := b.log.Add(entry, func(error) {}); err != nil {
 			return writeError(err)
 		}
 		b.merge(entry)

@@ -34,7 +34,8 @@ const (
 // a weapon in the hand of who may not publish there.
 const inboxPrefix = "_INBOX"
 
-// Serve answers the public subjects until ctx ends.
+// Serve answers the public subjects until ctx ends. Writes wait until there is
+// a log.
 func (b *Instance) Serve(ctx context.Context) error {
 	msgs := make(chan *nats.Msg, mailbox) // written by the client library, never closed
 	var subs []*nats.Subscription
@@ -58,12 +59,22 @@ func (b *Instance) Serve(ctx context.Context) error {
 	slots := make(chan struct{}, queries)
 	var wg sync.WaitGroup
 	defer wg.Wait()
+	ready, early := b.ready, []*nats.Msg(nil)
 	for {
 		select {
 		case <-ctx.Done():
 			return nil
+		case <-ready:
+			for _, m := range early {
+				b.handleWrite(m)
+			}
+			ready, early = nil, nil
 		case m := <-msgs:
 			if !strings.HasPrefix(m.Subject, subject.Query+".") {
+				if ready != nil && len(early) < mailbox {
+					early = append(early, m)
+					continue
+				}
 				b.handleWrite(m)
 				continue
 			}
@@ -241,7 +252,12 @@ func decodeRequest(data []byte, r any) error {
 
 // Status tells about the running instance.
 func (b *Instance) Status() *api.Status {
-	s := &api.Status{ID: b.cfg.Root, LossWindow: b.cfg.Log.Every().String()}
+	s := &api.Status{ID: b.cfg.Root}
+	if !b.attached() {
+		s.Link = "starting"
+		return s
+	}
+	s.LossWindow = b.log.Every().String()
 	b.mu.RLock()
 	if len(b.counters) > 0 {
 		s.Counters = make(map[string]int, len(b.counters))

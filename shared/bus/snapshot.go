@@ -22,11 +22,13 @@ const (
 
 // Meta stands in a snapshot beside the state.
 type Meta struct {
-	Streams map[string]uint64         `json:"streams"`         // stream sequences that the state covers
-	Acked   map[string]frame.Position `json:"acked,omitempty"` // ends of own logs at the other ends
-	Heads   map[string][]string       `json:"heads,omitempty"` // nodes whose heads a gateway still lacks
-	Views   map[string]uint64         `json:"views,omitempty"` // stream sequences that views have done
-	Usage   map[string]uint64         `json:"usage,omitempty"` // bytes of the gateway's line
+	Streams map[string]uint64         `json:"streams"`           // stream sequences that the state covers
+	Acked   map[string]frame.Position `json:"acked,omitempty"`   // ends of own logs at the other ends
+	Heads   map[string][]string       `json:"heads,omitempty"`   // nodes whose heads a gateway still lacks
+	Views   map[string]uint64         `json:"views,omitempty"`   // stream sequences that views have done
+	Chains  map[string][]journal.Run  `json:"chains,omitempty"`  // epochs of own logs, by subject
+	Removed map[string]journal.Span   `json:"removed,omitempty"` // what was removed of logs, by subject
+	Usage   map[string]uint64         `json:"usage,omitempty"`   // bytes of the gateway's line
 	Session string                    `json:"session,omitempty"`
 }
 
@@ -71,7 +73,7 @@ func (b *Instance) Save(dir string, fill func(*Meta)) error {
 	data, err := b.state.Snapshot(meta)
 	b.mu.Unlock()
 	if err == nil {
-		err = b.cfg.Log.Commit(context.Background()) // bounded by the store's own deadlines
+		err = b.log.Commit(context.Background()) // bounded by the store's own deadlines
 	}
 	if err != nil {
 		return err
@@ -80,12 +82,20 @@ func (b *Instance) Save(dir string, fill func(*Meta)) error {
 }
 
 // replaceFile writes data to name and keeps what was there as old. A crash
-// leaves a whole file under one of the two names.
+// leaves a whole file under one of the two names, and a disk that is full
+// what was there.
 func replaceFile(name, old string, data []byte) error {
+	next := name + ".new"
+	if err := daemon.WriteFile(next, data); err != nil {
+		return err
+	}
 	if err := os.Rename(name, old); err != nil && !errors.Is(err, os.ErrNotExist) {
 		return fmt.Errorf("keep old snapshot: %w", err)
 	}
-	return daemon.WriteFile(name, data)
+	if err := os.Rename(next, name); err != nil {
+		return fmt.Errorf("replace snapshot: %w", err)
+	}
+	return daemon.SyncDir(filepath.Dir(name))
 }
 
 // watermark follows which messages of a stream are in state, when several

@@ -211,7 +211,11 @@ func (p *historyPrinter) close(out *Out) error {
 		out.Notef("note: the value was removed %d times; --format json shows when", p.removed)
 	}
 	for _, g := range p.gaps {
-		out.Notef("note: %d points of %s are missing here (%s)", g.Count, g.Author, g.Reason)
+		when := ""
+		if g.Start != "" {
+			when = " from " + g.Start
+		}
+		out.Notef("note: %d points of %s%s to %s are missing here (%s)", g.Count, g.Author, when, g.End, g.Reason)
 	}
 	return nil
 }

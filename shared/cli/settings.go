@@ -7,6 +7,7 @@ import (
 	"net"
 	"os"
 	"strconv"
+	"strings"
 
 	"github.com/goccy/go-yaml"
 )
@@ -38,6 +39,22 @@ func First[T any](def T, given ...*T) T {
 		}
 	}
 	return def
+}
+
+// Size is a number of bytes, written as such or as 200MB or 1.5GB.
+type Size uint64
+
+// UnmarshalText reads a size.
+func (s *Size) UnmarshalText(text []byte) error {
+	digits := strings.TrimRight(strings.ToUpper(string(text)), " KMGTB")
+	unit := strings.TrimSuffix(strings.TrimSpace(strings.ToUpper(string(text))[len(digits):]), "B")
+	n, err := strconv.ParseFloat(digits, 64)
+	scale, known := map[string]float64{"": 1, "K": 1e3, "M": 1e6, "G": 1e9, "T": 1e12}[unit]
+	if err != nil || !known || !(n >= 0 && n*scale < 1<<62) {
+		return fmt.Errorf("%q is not a size such as 200MB or 1.5GB", text)
+	}
+	*s = Size(n * scale)
+	return nil
 }
 
 // CheckAddress tells whether the setting of a name is host:port.

@@ -1,12 +1,14 @@
 package client
 
 import (
+	"bytes"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"io/fs"
 	"os"
 	"path/filepath"
+	"syscall"
 
 	"github.com/sapflow/sapflow/shared/api"
 	"github.com/sapflow/sapflow/shared/daemon"
@@ -46,13 +48,30 @@ func ReadRunning(dataDir string) (*Running, error) {
 	return r, nil
 }
 
+// runningBytes is the length that the file is filled up to, so that one takes
+// the place of another on a disk without space.
+const runningBytes = 512
+
 // Write makes DIR/run.json, readable by its owner only, whole at every moment.
+// On a full disk it writes over the one that an earlier run has left.
 func (r Running) Write(dataDir string) error {
 	data, err := json.Marshal(r)
 	if err != nil {
 		return fmt.Errorf("write %s: %w", RunningFile, err)
 	}
-	return daemon.WriteFile(filepath.Join(dataDir, RunningFile), append(data, '\n'))
+	data = append(data, bytes.Repeat([]byte{' '}, max(0, runningBytes-len(data)-1))...)
+	data = append(data, '\n')
+	name := filepath.Join(dataDir, RunningFile)
+	err = daemon.WriteFile(name, data)
+	if !errors.Is(err, syscall.ENOSPC) {
+		return err
+	}
+	f, openErr := os.OpenFile(name, os.O_WRONLY, 0)
+	if openErr != nil {
+		return err
+	}
+	_, err = f.Write(data)
+	return errors.Join(err, f.Close())
 }
 
 // RemoveRunning takes DIR/run.json away when the instance stops.

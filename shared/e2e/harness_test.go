@@ -180,8 +180,8 @@ func (p *process) dial() bool {
 	if p.client == nil && !p.connect() {
 		return false
 	}
-	_, err := p.client.Status(p.t.Context())
-	return err == nil
+	s, err := p.client.Status(p.t.Context())
+	return err == nil && s.Link != "starting"
 }
 
 // connect connects without a question.
@@ -282,15 +282,26 @@ type gateway struct {
 // of its own, enrols and starts it.
 func (h *hub) addGateway(name, parent string, cfg natstest.LinkConfig) *gateway {
 	h.t.Helper()
+	g, enroll := h.newGateway(name, parent, cfg)
+	enroll()
+	g.start()
+	return g
+}
+
+// newGateway adds a gateway that runs with more arguments. It is started after
+// enroll.
+func (h *hub) newGateway(name, parent string, cfg natstest.LinkConfig, args ...string) (g *gateway, enroll func()) {
+	h.t.Helper()
 	token, err := h.client.DeviceAdd(h.t.Context(), api.DeviceAdd{Name: name, Parent: parent})
 	if err != nil {
 		h.t.Fatal(err)
 	}
-	g := &gateway{hub: h, id: token.ID, link: h.newLink(cfg)}
-	g.process = newProcess(h.t, name, agentBin, "run", "--listen", "127.0.0.1:0")
-	g.enroll(token.Token)
-	g.start()
-	return g
+	g = &gateway{hub: h, id: token.ID, link: h.newLink(cfg)}
+	g.process = newProcess(h.t, name, agentBin, append([]string{"run", "--listen", "127.0.0.1:0"}, args...)...)
+	return g, func() {
+		h.t.Helper()
+		g.enroll(token.Token)
+	}
 }
 
 // enroll pastes the enrol line, and leads the gateway to its own link.

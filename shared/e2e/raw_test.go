@@ -173,7 +173,7 @@ func (r *rawGateway) hello() link.Hello {
 	greet := func() {
 		r.mu.Lock()
 		h := link.Hello{
-			Conn: r.conn, Version: frame.Version, Flush: 5 * time.Minute, Time: r.clock(),
+			Conn: r.conn, Version: frame.Version, Idle: 5 * time.Minute, Time: r.clock(),
 			Out: r.tail, OutFirst: 1, In: r.in,
 		}
 		r.mu.Unlock()

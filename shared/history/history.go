@@ -19,8 +19,9 @@ import (
 
 // Source is a stream of logs to read.
 type Source struct {
-	Store  journal.Store
-	Author func(subject string) string // who wrote the log of a subject
+	Store   journal.Store
+	Author  func(subject string) string    // who wrote the log of a subject
+	Removed func() map[string]journal.Span // what was removed here, by subject; nil for nothing
 }
 
 // Query asks for the points of one series.
@@ -44,12 +45,17 @@ func (p Place) compare(q Place) int {
 
 func placeOf(e *frame.Entry) Place { return Place{e.Time, e.Author} }
 
-// Gap is a span of a log that this instance does not have.
+// Gap is a span of a log that this instance does not have, of whatever series.
 type Gap struct {
-	Author   string
-	Epoch    frame.Epoch
-	From, To uint64 // sequence numbers, both missing
+	Author     string
+	Epoch      frame.Epoch // zero where it was removed here
+	From, To   uint64      // sequence numbers in the epoch, both missing
+	Count      uint64      // points
+	Start, End uint64      // when, ns: of the points if they were removed here, else of the frames around
 }
+
+// in tells whether the gap may hide points that q asks for.
+func (g *Gap) in(q *Query) bool { return g.End >= q.From && (q.To == 0 || g.Start < q.To) }
 
 // Result is what a query found.
 type Result struct {
@@ -63,11 +69,23 @@ type Result struct {
 func Points(ctx context.Context, sources []Source, q Query) (*Result, error) {
 	found := map[Place]frame.Entry{}
 	r := &Result{}
+	missing := func(g Gap) {
+		if g.in(&q) {
+			r.Gaps = append(r.Gaps, g)
+		}
+	}
 	for _, src := range sources {
-		err := scan(ctx, src, func(f *frame.Frame, author string) {
-			if f.Gap() > 0 {
-				r.Gaps = append(r.Gaps, Gap{author, f.Epoch, f.Prev + 1, f.First - 1})
+		if src.Removed != nil {
+			for subject, s := range src.Removed() {
+				missing(Gap{Author: src.Author(subject), Count: s.Points, Start: s.From, End: s.To})
 			}
+		}
+		before := map[string]uint64{} // time of the frame before, by author
+		err := scan(ctx, src, func(f *frame.Frame, author string) {
+			if n := f.Gap(); n > 0 {
+				missing(Gap{Author: author, Epoch: f.Epoch, From: f.Prev + 1, To: f.First - 1, Count: n, Start: before[author], End: f.Now})
+			}
+			before[author] = f.Now
 			for i := range f.Entries {
 				e := &f.Entries[i]
 				if e.Series != q.Series || e.Time < q.From || q.To != 0 && e.Time >= q.To {

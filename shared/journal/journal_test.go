@@ -411,3 +411,29 @@ func TestGapsWhereFramesWereRemoved(t *testing.T) {
 		t.Errorf("replica ends at %v, the log at %v", r.Position(), l.Tail())
 	}
 }
+
+// A start leaves a stream that is as it should be alone: an update that a
+// power cut interrupts hides it.
+func TestEnsureUpdatesOnlyWhatDiffers(t *testing.T) {
+	nc, js := natstest.JetStream(t)
+	updates, err := nc.SubscribeSync("$JS.API.STREAM.UPDATE.>")
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := journal.LogStream("EDGE", "log.edge.*")
+	for range 3 {
+		if _, err := journal.Ensure(t.Context(), js, want); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if n, _, _ := updates.Pending(); n != 0 {
+		t.Errorf("%d updates of a stream that is as it should be", n)
+	}
+	want.Subjects = []string{"log.other.*"}
+	if _, err := journal.Ensure(t.Context(), js, want); err != nil {
+		t.Fatal(err)
+	}
+	if m, err := updates.NextMsg(5 * time.Second); err != nil {
+		t.Errorf("no update of a stream that differs: %v %v", m, err)
+	}
+}

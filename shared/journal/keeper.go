@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"maps"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/rs/zerolog"
@@ -55,7 +56,9 @@ type KeeperConfig struct {
 // not cover, nor the last frame of a log, which is the writer's cursor.
 type Keeper struct {
 	cfg  KeeperConfig
-	kick chan struct{} // capacity 1: the disk is full
+	kick chan struct{} // capacity 1: the disk is full, or the logs have grown
+
+	grown atomic.Uint64 // bytes since the last look that they brought about
 
 	mu    sync.Mutex
 	spans map[string]Span
@@ -86,6 +89,18 @@ func (k *Keeper) Kick() {
 	select {
 	case k.kick <- struct{}{}:
 	default:
+	}
+}
+
+// Grew tells that the logs have grown. When it is much of what they may take,
+// the keeper looks before its time.
+func (k *Keeper) Grew(bytes int) {
+	if k.cfg.Max == 0 {
+		return
+	}
+	if n := k.grown.Add(uint64(bytes)); n > k.cfg.Max/slack {
+		k.grown.Store(0)
+		k.Kick()
 	}
 }
 
@@ -142,8 +157,9 @@ func (k *Keeper) Tidy(ctx context.Context) error {
 // excess returns how many bytes should go, and how many of them must even if
 // nobody else has them.
 func (k *Keeper) excess(ctx context.Context) (need, must uint64, err error) {
-	if free, reserve := k.cfg.Free(); free < reserve {
-		need = reserve - free + blockBytes
+	// Twice what a guard asks for: a snapshot must still be possible.
+	if free, reserve := k.cfg.Free(); free < 2*reserve {
+		need = 2*reserve - free + blockBytes
 	}
 	if k.cfg.Max == 0 {
 		return need, 0, nil

@@ -70,6 +70,7 @@ type Config struct {
 type Committed struct {
 	Frame  *frame.Frame
 	Stream uint64 // stream sequence
+	Bytes  int    // what it takes
 }
 
 // Log is a log that this instance writes.
@@ -506,7 +507,7 @@ func (l *Log) append(ctx context.Context, f *encoded) error {
 		seq = last.Seq
 	}
 	l.reached(f.Frame, seq)
-	l.cfg.Notify(Committed{f.Frame, seq})
+	l.cfg.Notify(Committed{f.Frame, seq, len(f.data)})
 	return nil
 }
 

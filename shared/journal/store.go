@@ -72,13 +72,21 @@ func Ensure(ctx context.Context, js jetstream.JetStream, want jetstream.StreamCo
 		return nil, fmt.Errorf("open stream %s: %w", want.Name, err)
 	}
 	have := s.CachedInfo().Config
-	if have.MaxMsgsPerSubject == want.MaxMsgsPerSubject && reflect.DeepEqual(have.Subjects, want.Subjects) && have.Replicas == max(1, want.Replicas) {
+	if have.MaxMsgsPerSubject == unlimited(want.MaxMsgsPerSubject) && reflect.DeepEqual(have.Subjects, want.Subjects) && have.Replicas == max(1, want.Replicas) {
 		return s, nil
 	}
 	if s, err = js.UpdateStream(ctx, want); err != nil {
 		return nil, fmt.Errorf("update stream %s: %w", want.Name, err)
 	}
 	return s, nil
+}
+
+// unlimited returns what the server makes of a limit of 0.
+func unlimited(n int64) int64 {
+	if n == 0 {
+		return -1
+	}
+	return n
 }
 
 // LogStream returns the configuration of a stream of logs: no limit by age,

@@ -34,6 +34,9 @@ type Config struct {
 	// CommitEvery is how often points are made durable that nobody waits for;
 	// default 0, by the gateway's plan.
 	CommitEvery time.Duration
+	// StoreMax bounds the bytes of all logs: the oldest points go first, those
+	// that the hub lacks last; default 0, as much as the disk holds.
+	StoreMax uint64
 	// Proxy is an HTTP proxy on the way to the hub; default nil, by HTTPS_PROXY
 	// and NO_PROXY. It may hold a password.
 	Proxy *url.URL
@@ -54,7 +57,13 @@ type Settings struct {
 	Listen      *string        `yaml:"listen" env:"SAPFLOW_LISTEN" placeholder:"127.0.0.1:4222" help:"Address where local programs connect by NATS. The default moves to a free port when it is taken."`
 	CommitEvery *time.Duration `yaml:"commitEvery" env:"SAPFLOW_COMMIT_EVERY" placeholder:"10s" help:"How often points are made durable that nobody waits for, by the gateway's plan by default."`
 	Proxy       *string        `yaml:"proxy" env:"SAPFLOW_PROXY" placeholder:"URL" help:"HTTP proxy on the way to the hub, by HTTPS_PROXY and NO_PROXY by default. Keep a password out of the command line: others can read that."`
+	Store       StoreSettings  `yaml:"store" embed:"" prefix:"store-"`
 	LogLevel    *string        `yaml:"logLevel" env:"SAPFLOW_LOG_LEVEL" placeholder:"info" help:"debug, info, warn or error."`
+}
+
+// StoreSettings are settings of the store.
+type StoreSettings struct {
+	Max *cli.Size `yaml:"max" env:"SAPFLOW_STORE_MAX" placeholder:"SIZE" help:"What the logs may take, such as 200MB: the oldest points go first, those that the hub lacks last. As much as the disk holds by default."`
 }
 
 // Load completes what flags and environment gave with the YAML file at path,
@@ -71,6 +80,7 @@ func (s Settings) Load(path string) (Config, error) {
 		Listen:      cli.First(DefaultListen, s.Listen, f.Listen),
 		ListenGiven: s.Listen != nil || f.Listen != nil,
 		CommitEvery: cli.First(0, s.CommitEvery, f.CommitEvery),
+		StoreMax:    uint64(cli.First(0, s.Store.Max, f.Store.Max)),
 		LogLevel:    cli.First(DefaultLogLevel, s.LogLevel, f.LogLevel),
 	}
 	var err error

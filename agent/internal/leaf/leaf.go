@@ -102,17 +102,19 @@ type Config struct {
 // Server is a running nats-server. It is safe for concurrent use.
 type Server struct {
 	log     zerolog.Logger
+	store   server.JetStreamConfig
 	ns      *server.Server
 	keys    map[string]nkeys.KeyPair // of the in-process user of each account
 	carrier *carrier.Carrier         // nil without a hub
 }
 
-// Start runs a server and returns once programs can connect. The leaf comes
-// and goes on its own.
+// Start runs a server and returns once programs can connect, before OpenStore
+// reads what is on disk. The leaf comes and goes on its own.
 func Start(ctx context.Context, cfg Config) (*Server, error) {
 	s := &Server{
-		log:  cfg.Log.With().Str("component", "leaf").Logger(),
-		keys: make(map[string]nkeys.KeyPair),
+		log:   cfg.Log.With().Str("component", "leaf").Logger(),
+		store: server.JetStreamConfig{StoreDir: cfg.Dir, MaxStore: maxStore, Domain: cfg.NodeID},
+		keys:  make(map[string]nkeys.KeyPair),
 	}
 	opts, err := s.options(cfg)
 	if err != nil {
@@ -145,10 +147,7 @@ func (s *Server) options(cfg Config) (*server.Options, error) {
 	opts.MaxPayload = maxPayload
 	opts.PingInterval = pingInterval
 	opts.MaxClosedClients = closedClients
-	opts.JetStream = true // strict by default
 	opts.JetStreamDomain = cfg.NodeID
-	opts.JetStreamMaxStore = maxStore
-	opts.StoreDir = cfg.Dir
 	opts.SyncAlways = true
 	opts.DisableJetStreamBanner = true
 	if err := s.users(opts, cfg); err != nil {
@@ -254,6 +253,24 @@ func (l lines) Errorf(format string, v ...any) {
 	if !strings.HasPrefix(format, "Error trying to connect as leafnode") {
 		l.Logger.Errorf(format, v...)
 	}
+}
+
+// OpenStore makes JetStream ready, with every message synced.
+func (s *Server) OpenStore() error {
+	if err := s.ns.EnableJetStream(&s.store); err != nil {
+		return fmt.Errorf("open the store in %s: %w", s.store.StoreDir, err)
+	}
+	return nil
+}
+
+// ReopenStore closes and opens the store, which revives streams that have met
+// a full disk.
+func (s *Server) ReopenStore(context.Context) error {
+	s.log.Warn().Msg("the store does not answer, opening it again")
+	if err := s.ns.ShutdownJetStream(); err != nil {
+		return fmt.Errorf("close the store: %w", err)
+	}
+	return s.OpenStore()
 }
 
 // Connect opens an in-process connection to an account. The caller closes it

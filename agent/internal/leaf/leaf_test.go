@@ -31,6 +31,9 @@ func start(t *testing.T, cfg leaf.Config) *leaf.Server {
 		t.Fatal(err)
 	}
 	t.Cleanup(s.Close)
+	if err := s.OpenStore(); err != nil {
+		t.Fatal(err)
+	}
 	return s
 }
 

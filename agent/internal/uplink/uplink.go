@@ -193,7 +193,9 @@ func (u *Uplink) store(ctx context.Context, f *frame.Frame) ([]link.AsideCount, 
 	applied := u.cfg.Instance.Storing(subject.StreamDown)
 	seq, err := u.cfg.In.Append(ctx, f)
 	if err != nil {
-		applied(0)
+		if applied(0); errors.Is(err, journal.ErrDiskFull) {
+			u.cfg.Instance.Apply(f) // in force at once; the hub sends it again until it is kept
+		}
 		return nil, err
 	}
 	u.cfg.Instance.Apply(f)
