@@ -168,7 +168,9 @@ func TestDiskFull(t *testing.T) {
 	last := fmt.Sprint(100 + unheard - 1)
 	eventually(t, "the last value is state", func() bool { return value(t, g.client, node, "level") == last })
 	set(t, h.client, node, "limit", "80")
-	eventually(t, "a setting is in force", func() bool { return head(t, g.client, node, "limit", "0").Type != "" && value(t, g.client, node, "limit") == "80" })
+	eventually(t, "a setting is in force", func() bool {
+		return head(t, g.client, node, "limit", "0").Type != "" && value(t, g.client, node, "limit") == "80"
+	})
 
 	free()
 	eventually(t, "writes are durable again", func() bool {

@@ -10,6 +10,7 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"sync/atomic"
+	"syscall"
 	"testing"
 	"time"
 
@@ -19,6 +20,7 @@ import (
 	"github.com/rs/zerolog"
 
 	"github.com/sapflow/sapflow/agent/internal/leaf"
+	"github.com/sapflow/sapflow/shared/journal"
 )
 
 func start(t *testing.T, cfg leaf.Config) *leaf.Server {
@@ -344,5 +346,65 @@ func TestRemoteRefuses(t *testing.T) {
 			s.Close()
 			t.Errorf("%s: started", name)
 		}
+	}
+}
+
+// TestReopenStore: a disk that filled up under a stream leaves it dead, also
+// once there is space. A guard opens the store again.
+func TestReopenStore(t *testing.T) {
+	t.Parallel() // it waits for two appends that nothing answers
+	dir := t.TempDir()
+	if err := syscall.Mount("tmpfs", dir, "tmpfs", 0, "size=24m"); err != nil {
+		t.Skipf("a small disk cannot be mounted here (it needs root): %v", err)
+	}
+	t.Cleanup(func() { _ = syscall.Unmount(dir, syscall.MNT_DETACH) })
+	s := start(t, leaf.Config{Dir: dir, NodeID: "gw-a"})
+	js, err := jetstream.New(connect(t, s, leaf.STORE))
+	if err != nil {
+		t.Fatal(err)
+	}
+	stream, err := journal.Ensure(t.Context(), js, journal.LogStream("EDGE", "log.edge.*"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	reopened := 0
+	guard := journal.Guard{
+		Free:   func() (free, reserve uint64) { return 1, 0 }, // somebody else is faster
+		Full:   func() {},
+		Revive: func(ctx context.Context) error { reopened++; return s.ReopenStore(ctx) },
+	}
+	store := guard.Of(journal.NewStore(js, stream, "log.edge.gw-a"))
+	seq, n := uint64(0), 0
+	for ; ; n++ {
+		if n > 1000 {
+			t.Fatal("the disk does not fill up")
+		}
+		next, err := store.Append(t.Context(), make([]byte, 100<<10), seq)
+		if err != nil {
+			t.Logf("%d messages, then: %v", n, err)
+			break
+		}
+		seq = next
+	}
+	// There is space again.
+	if err := syscall.Mount("", dir, "tmpfs", syscall.MS_REMOUNT, "size=48m"); err != nil {
+		t.Fatal(err)
+	}
+	for tries := 0; ; tries++ {
+		if tries > 4 {
+			t.Fatalf("no message is stored after %d tries, the store was opened again %d times", tries, reopened)
+		}
+		if last, err := store.Last(t.Context()); err == nil {
+			seq = last.Seq // the message of a failed try may be there
+		}
+		if _, err := store.Append(t.Context(), []byte("after"), seq); err == nil {
+			t.Logf("stored after %d failed tries; the store was opened again %d times", tries, reopened)
+			break
+		} else {
+			t.Logf("try %d: %v", tries, err)
+		}
+	}
+	if last, err := store.Last(t.Context()); err != nil || string(last.Data) != "after" || last.Seq < uint64(n) {
+		t.Errorf("the last of %d messages is %d with %d bytes, %v", n, last.Seq, len(last.Data), err)
 	}
 }
