@@ -113,6 +113,9 @@ func (d deviceShow) Run(ctx context.Context, out *cli.Out) error {
 			{"this month", cli.MonthText(device.Month, device.Forecast)},
 			{"behind", fmt.Sprintf("%d points", device.LagPoints)},
 		}
+		if skew := time.Duration(device.ClockSkew * float64(time.Second)); skew != 0 {
+			rows = append(rows, []string{"clock", fmt.Sprintf("wrong by %s, stamps are corrected", skew.Round(time.Second))})
+		}
 		for reason, n := range device.Aside {
 			rows = append(rows, []string{"set aside", fmt.Sprintf("%d points: %s", n, reason)})
 		}

@@ -330,6 +330,7 @@ type Device struct {
 	LagPoints uint64         `json:"lagPoints"`
 	Month     uint64         `json:"monthBytes,omitempty"`    // as the gateway reported last
 	Forecast  uint64         `json:"monthForecast,omitempty"` // of the whole month at that rate
+	ClockSkew float64        `json:"clockSkew,omitempty"`     // seconds its clock is ahead, as it reported last
 	Aside     map[string]int `json:"aside,omitempty"`         // points set aside, by reason
 	Link      string         `json:"link,omitempty"`          // what the link says, e.g. a clone
 }

@@ -35,7 +35,9 @@ type world struct {
 	nc    *nats.Conn // the program's
 }
 
-func start(t *testing.T) *world {
+func start(t *testing.T) *world { return startWith(t, &bus.Clock{}) }
+
+func startWith(t *testing.T, clock *bus.Clock) *world {
 	t.Helper()
 	nc, js := natstest.JetStream(t)
 	s, err := journal.Ensure(t.Context(), js, journal.LogStream(subject.StreamHub, subject.LogsOf(subject.StreamHub)))
@@ -43,7 +45,6 @@ func start(t *testing.T) *world {
 		t.Fatal(err)
 	}
 	w := &world{T: t, store: journal.NewStore(js, s, subject.LogHub)}
-	clock := &bus.Clock{}
 	w.log, err = journal.Open(t.Context(), journal.Config{Store: w.store, Author: state.Hub, Now: clock.Now, Every: time.Hour})
 	if err != nil {
 		t.Fatal(err)
@@ -345,7 +346,7 @@ func TestApplyLeavesFarFutureOut(t *testing.T) {
 			Author: "gw", At: frame.Cursor{Epoch: 1 << 40, Seq: uint64(v)},
 		}
 	}
-	w.bus.Apply(&frame.Frame{Now: now, Entries: []frame.Entry{entry(now, 1), entry(now+state.FutureLimit+1, 2)}})
+	w.bus.Apply(&frame.Frame{Now: now, Entries: []frame.Entry{entry(now, 1), entry(now+frame.FutureLimit+1, 2)}})
 	if h := w.head(point.Series{Node: "n", Type: "v", Key: "0"}); h == nil || h.Text() != "1" {
 		t.Errorf("head is %v, want the point of now", h)
 	}

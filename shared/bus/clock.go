@@ -7,30 +7,46 @@ import (
 	"github.com/sapflow/sapflow/shared/point"
 )
 
-// maxSkew is how far the local clock may be off before stamps are corrected
-// from the hub's time.
+// maxSkew is how far the local clock may be from hub time before hub time
+// counts.
 const maxSkew = 5 * time.Minute
 
 // built is a time that a set clock cannot be before.
 var built = time.Date(2026, 11, 1, 0, 0, 0, 0, time.UTC)
 
-// Clock estimates hub time: the local clock, corrected once the hub has told
-// that it is more than 5 min off. A clock that is not set goes on from the
-// newest time that was stored. The zero Clock uses the system's clock.
+// Clock estimates hub time: the local clock, unless it is more than 5 min from
+// what the hub has told in this run, counted on from there, so that a local
+// clock may leap as it likes. A clock that is not set, and was told nothing,
+// goes on from the newest time that was stored. The zero Clock uses the
+// system's clock.
 type Clock struct {
-	Wall func() time.Time // time.Now by default
+	// Wall and Steady are for tests; time.Now and the time since the first
+	// call by default. Steady never leaps.
+	Wall   func() time.Time
+	Steady func() time.Duration
 
 	mu     sync.Mutex
-	offset time.Duration // added to the local clock
-	newest uint64        // newest time stored, for a clock that is not set
-	since  time.Time     // when newest was set
+	start  time.Time     // of Steady's default
+	told   time.Time     // hub time when Steady was at; zero before the first
+	at     time.Duration // of Steady, when told was
+	newest uint64        // newest time stored
 }
 
 func (c *Clock) wall() time.Time {
 	if c.Wall != nil {
 		return c.Wall()
 	}
-	return time.Now()
+	return time.Now().Round(0) // only what the clock says
+}
+
+func (c *Clock) steady() time.Duration {
+	if c.Steady != nil {
+		return c.Steady()
+	}
+	if c.start.IsZero() {
+		c.start = time.Now()
+	}
+	return time.Since(c.start)
 }
 
 // Now returns the estimate in ns.
@@ -38,31 +54,36 @@ func (c *Clock) Now() uint64 {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	w := c.wall()
-	if c.offset == 0 && w.Before(built) {
-		if c.since.IsZero() {
-			c.since = w
+	if !c.told.IsZero() {
+		if hub := c.hub(); w.Sub(hub).Abs() > maxSkew {
+			w = hub
 		}
-		return max(c.newest, point.Nanos(built)) + uint64(w.Sub(c.since).Abs())
+		return point.Nanos(w)
 	}
-	return point.Nanos(w.Add(c.offset))
+	if w.Before(built) {
+		return max(c.newest, point.Nanos(built)) + uint64(c.steady()-c.at)
+	}
+	return point.Nanos(w)
 }
+
+// hub returns what the hub's clock shows by now.
+func (c *Clock) hub() time.Time { return c.told.Add(c.steady() - c.at) }
 
 // Resume tells the newest time that is stored.
 func (c *Clock) Resume(newest uint64) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	c.newest, c.since = newest, c.wall()
+	c.newest, c.at = newest, c.steady()
 }
 
-// HubTime tells the hub's time, and returns how far the local clock is off if
-// that is too much, else 0.
-func (c *Clock) HubTime(ns uint64) time.Duration {
+// HubTime tells the hub's time, and returns how far the local clock is ahead
+// of it if that is too much, else 0.
+func (c *Clock) HubTime(ns uint64) (skew time.Duration) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if off := point.TimeOf(ns).Sub(c.wall()); off.Abs() > maxSkew {
-		c.offset = off
-	} else {
-		c.offset = 0
+	c.told, c.at = point.TimeOf(ns), c.steady()
+	if skew = c.wall().Sub(c.told); skew.Abs() <= maxSkew {
+		return 0
 	}
-	return c.offset
+	return skew
 }

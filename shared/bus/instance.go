@@ -207,14 +207,14 @@ func (b *Instance) Apply(f *frame.Frame) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	frame.Groups(f.Entries, func(group []frame.Entry) bool {
-		b.merge(b.present(group, f.Now))
+		b.merge(b.present(f, group))
 		return true
 	})
 }
 
-// present returns the points of a group that are not too far beyond now.
-func (b *Instance) present(group []frame.Entry, now uint64) []frame.Entry {
-	future := func(e frame.Entry) bool { return e.Time > now && e.Time-now > state.FutureLimit }
+// present returns the points of a group of f that are not too far ahead.
+func (b *Instance) present(f *frame.Frame, group []frame.Entry) []frame.Entry {
+	future := func(e frame.Entry) bool { return f.Future(&e) }
 	if !slices.ContainsFunc(group, future) {
 		return group
 	}

@@ -145,7 +145,9 @@ func (r *rawGateway) receive(m *nats.Msg) {
 		}
 		r.mu.Lock()
 		for i := range q.Frame.Entries {
-			r.state.Merge(&q.Frame.Entries[i])
+			if e := &q.Frame.Entries[i]; !q.Frame.Future(e) {
+				r.state.Merge(e)
+			}
 		}
 		if q.Frame.Kind != frame.Heads {
 			r.in = q.Frame.End()

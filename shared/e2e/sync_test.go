@@ -3,6 +3,7 @@ package e2e_test
 import (
 	"context"
 	"encoding/json"
+	"fmt"
 	"strconv"
 	"sync"
 	"testing"
@@ -125,9 +126,18 @@ func TestPersonWinsOverClockAhead(t *testing.T) {
 	expectValue(t, "hub", h.client, n, "limit", "2")
 	expectValue(t, "gateway", g.client, n, "limit", "2")
 
-	// An hour is more than a client may give, so the gateway itself is wrong.
-	r := h.addRawGateway("gw2")
-	r.ahead = time.Hour
+	// An hour or a year is more than a client may give, so the gateway itself is
+	// wrong.
+	for i, ahead := range []time.Duration{time.Hour, 365 * 24 * time.Hour} {
+		checkClockAhead(t, h, fmt.Sprintf("gw%d", 2+i), ahead)
+	}
+	h.crash() // what was decided so stays so
+	expectValue(t, "hub", h.client, n, "limit", "2")
+}
+
+func checkClockAhead(t *testing.T, h *hub, name string, ahead time.Duration) {
+	r := h.addRawGateway(name)
+	r.ahead = ahead
 	r.hello()
 	m := client.NewID()
 	points := append(point.Edge(r.id, m, "sensor"), float(m, "limit", 0, 1))
@@ -141,6 +151,8 @@ func TestPersonWinsOverClockAhead(t *testing.T) {
 		p := r.get(series(m, "limit"))
 		return p != nil && p.Author == state.Hub && p.Text() == "2"
 	})
+	h.crash()
+	expectValue(t, "hub after a crash", h.client, m, "limit", "2")
 }
 
 // TestChildIsSeenWhole subscribes to a site before a gateway makes a node

@@ -13,6 +13,7 @@ import (
 	"encoding/binary"
 	"fmt"
 	"hash/crc64"
+	"slices"
 
 	"github.com/sapflow/sapflow/shared/point"
 )
@@ -190,6 +191,23 @@ func (f *Frame) End() Position {
 	return Position{Cursor{f.Epoch, f.Last}, f.Sum}
 }
 
+// FutureLimit is how far beyond Now a point of a frame may lie, in ns, and
+// still be state; beyond that it is history only, at every instance alike.
+const FutureLimit = 24 * 3600 * 1_000_000_000
+
+// Future tells whether e is too far ahead to be state.
+func (f *Frame) Future(e *Entry) bool { return e.Time > f.Now && e.Time-f.Now > FutureLimit }
+
+// Admit moves Now so that none of the entries is too far ahead: they are state
+// at their author, whose clock may have been wrong or been put back since.
+func (f *Frame) Admit() {
+	for i := range f.Entries {
+		if e := &f.Entries[i]; f.Future(e) {
+			f.Now = e.Time - FutureLimit
+		}
+	}
+}
+
 // Points returns how many sequence numbers the frame covers.
 func (f *Frame) Points() uint64 { return f.Last + 1 - f.First }
 
@@ -286,9 +304,11 @@ func groupEnd(entries []Entry, i int) int {
 }
 
 // Merge returns one frame that holds f and then g, which must continue f in
-// the same epoch without a gap, with the same points before it.
+// the same epoch without a gap, with the same points before it. What was too
+// far ahead to be state in either stays so.
 func (f *Frame) Merge(g *Frame) (*Frame, error) {
 	if f.Epoch != g.Epoch || f.Kind != g.Kind || g.Prev != f.Last || g.Gap() != 0 || g.Base != f.Sum ||
+		g.Now < f.Now || slices.ContainsFunc(f.Entries, func(e Entry) bool { return f.Future(&e) }) ||
 		len(f.Aside)+len(g.Aside) > 0 || f.Points()+g.Points() > MaxPoints {
 		return nil, fmt.Errorf("merge frame %d..%d with %d..%d: %w", f.First, f.Last, g.First, g.Last, ErrCut)
 	}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 
 	"github.com/sapflow/sapflow/shared/frame"
 )
@@ -207,7 +208,8 @@ func (l *Log) grow(ctx context.Context, f *frame.Frame, seq uint64, limit int) (
 	end := l.stream
 	l.mu.Unlock()
 	from, size, values := seq, 0, valueBytes(f)
-	next := seq + 1 // where the reader goes on
+	ahead := slices.ContainsFunc(f.Entries, func(e frame.Entry) bool { return f.Future(&e) }) // Merge sees no entries
+	next := seq + 1                                                                           // where the reader goes on
 	if t := f.Truncate(limit); t != f {
 		f, next = t, seq
 	}
@@ -229,10 +231,11 @@ func (l *Log) grow(ctx context.Context, f *frame.Frame, seq uint64, limit int) (
 			g, next = t, seq
 		}
 		joined, err := withoutEntries(f).Merge(withoutEntries(g))
-		if values += valueBytes(g); err != nil || values > maxMergeBytes || len(g.Entries) > rest {
+		if values += valueBytes(g); err != nil || values > maxMergeBytes || len(g.Entries) > rest || ahead {
 			next = seq // another epoch begins, or it is too much
 			break
 		}
+		ahead = slices.ContainsFunc(g.Entries, func(e frame.Entry) bool { return g.Future(&e) })
 		joined.Entries = append(f.Entries, g.Entries...) // f was decoded for this reader only
 		f, size = joined, size+len(m.Data)
 	}

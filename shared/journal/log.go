@@ -448,7 +448,9 @@ func fill(f *frame.Frame, entries []frame.Entry) *encoded {
 			return e
 		}
 		f.Entries = entries[:n:n]
-		f.Seal()
+		if f.Seal(); f.Kind == frame.Log {
+			f.Admit()
+		}
 		if e.data = f.Encode(); len(e.data) <= maxFrameBytes {
 			return e
 		}
@@ -551,9 +553,10 @@ func (l *Log) settle(last uint64, n int, err error) {
 }
 
 // Relay appends entries of other authors as frames of their own, durable on
-// return, and records that the source streams are covered up to covers. An
+// return, and records that the source streams are covered up to covers. now is
+// that of the frame they come from: what is state there is state here. An
 // empty list records nothing: the next frame will.
-func (l *Log) Relay(ctx context.Context, entries []frame.Entry, covers frame.Covers) error {
+func (l *Log) Relay(ctx context.Context, entries []frame.Entry, now uint64, covers frame.Covers) error {
 	l.commitMu.Lock()
 	defer l.release()
 	if err := l.repeat(ctx); err != nil {
@@ -563,6 +566,7 @@ func (l *Log) Relay(ctx context.Context, entries []frame.Entry, covers frame.Cov
 		l.mu.Lock()
 		f := l.blank()
 		l.mu.Unlock()
+		f.Now = now
 		e := fill(f, entries)
 		if entries = entries[len(f.Entries):]; len(entries) == 0 { // only the last piece covers the source
 			f.Covers = covers

@@ -567,6 +567,7 @@ func (p *Peer) greet(ctx context.Context, conn uint32) {
 func (p *Peer) sendParcel(q *Parcel) Event {
 	if q.Frame.Now == 0 {
 		q.Frame.Now = p.cfg.Now() / uint64(time.Millisecond) * uint64(time.Millisecond)
+		q.Frame.Admit()
 	}
 	data := q.Encode(&p.out, min(p.reads, p.cfg.Version))
 	if len(data) > maxParcel { // the connection would not carry it

@@ -310,7 +310,7 @@ func (e *end) write() {
 		}
 		covers := frame.Covers{Hub: w.hubSeq}
 		for e.log.Covers() != covers { // as the relay does
-			if err := e.log.Relay(context.Background(), slices.Clone(entries), covers); err != nil && !errors.Is(err, errDisk) {
+			if err := e.log.Relay(context.Background(), slices.Clone(entries), 1, covers); err != nil && !errors.Is(err, errDisk) {
 				w.t.Fatal(err)
 			}
 		}

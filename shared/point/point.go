@@ -72,6 +72,7 @@ const (
 
 	TypeMonthBytes    = "monthBytes"    // gateway: bytes of its line this month, both ways
 	TypeMonthForecast = "monthForecast" // gateway: of the whole month at that rate
+	TypeClockSkew     = "clockSkew"     // gateway: seconds its clock is ahead of the hub's, 0 for less than 5 min
 	NoKey             = "0"             // the key of a point that has none to tell apart
 )
 

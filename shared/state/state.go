@@ -21,10 +21,6 @@ import (
 // have this id.
 const Hub = "hub"
 
-// FutureLimit is how far beyond the hub time of its frame a point may lie and
-// still be state; beyond that it is history only.
-const FutureLimit = 24 * 3600 * 1_000_000_000
-
 // Compare orders two points of one series by who wins: later time, then the
 // hub, then the smaller author, then later in that author's log. Content
 // comes last, for the case of an author that broke the rule that a place in

@@ -63,6 +63,7 @@ type Uplink struct {
 	usage    *usage
 	ahead    ahead
 	settings map[string]settings.Setting // of the link, by type
+	skew     time.Duration               // as reported last; used by the peer only
 
 	mu    sync.Mutex
 	acked frame.Position
@@ -84,16 +85,32 @@ func New(cfg Config) *Uplink {
 		HeadsSent: func() {},
 		Cut:       cfg.Leaf.CutLeaf,
 		OnAcked:   u.setAcked,
-		OnTime: func(ns uint64) {
-			if off := cfg.Clock.HubTime(ns); off != 0 {
-				cfg.Log.Debug().Dur("off_ms", off).Msg("clock is off, stamps are corrected")
-			}
-		},
-		Now: cfg.Clock.Now, Random: journal.RandomBits, Log: cfg.Log,
+		OnTime:    u.setTime,
+		Now:       cfg.Clock.Now, Random: journal.RandomBits, Log: cfg.Log,
 	})
 	u.settings = u.newSettings()
 	cfg.Out.SetEvery(u.rules.commitEvery())
 	return u
+}
+
+// skewStep is by how much a wrong clock must have moved to be told again.
+const skewStep = time.Minute
+
+// setTime learns the hub's time, and tells when the local clock is wrong.
+func (u *Uplink) setTime(ns uint64) {
+	skew := u.cfg.Clock.HubTime(ns)
+	if (skew == 0) == (u.skew == 0) && (skew-u.skew).Abs() < skewStep {
+		return
+	}
+	u.skew = skew
+	u.cfg.Log.Warn().Dur("ahead_ms", skew).Msg("the clock of this machine is wrong, stamps are corrected by the hub's")
+	p := point.Point{
+		Series:   point.Series{Node: u.cfg.ID, Type: point.TypeClockSkew, Key: point.NoKey},
+		DataType: point.Float, Data: point.FloatData(skew.Seconds()),
+	}
+	if err := u.cfg.Instance.Write([]point.Point{p}, nil, nil); err != nil {
+		u.cfg.Log.Warn().Err(err).Msg("clock skew not reported")
+	}
 }
 
 // afford returns how long bytes of a class have to wait for the budget.

@@ -217,6 +217,9 @@ func (s *Service) device(d fleet.Device) api.Device {
 		if h := get(point.TypePlan); h != nil && !h.Removed() && h.DataType == point.String {
 			out.Plan = string(h.Data)
 		}
+		if h := get(point.TypeClockSkew); h != nil {
+			out.ClockSkew, _ = h.Number()
+		}
 		if h := get(point.TypeMonthBytes); h != nil {
 			out.Month, _ = h.Uint64()
 		}

@@ -112,7 +112,7 @@ func (r *Relay) relay(ctx context.Context, item view.Item, place func(*frame.Cov
 		}
 		if covers := g.Down.Covers(); len(s.entries) > 0 && *place(&covers) < item.Seq {
 			*place(&covers) = item.Seq
-			if err := g.Down.Relay(ctx, s.entries, covers); err != nil {
+			if err := g.Down.Relay(ctx, s.entries, item.Frame.Now, covers); err != nil {
 				return fmt.Errorf("relay to %s: %w", id, err)
 			}
 			g.Appended()
