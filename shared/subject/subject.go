@@ -6,6 +6,7 @@
 package subject
 
 import (
+	"strconv"
 	"strings"
 
 	"github.com/sapflow/sapflow/shared/point"
@@ -157,6 +158,31 @@ func NodeInAll(side Side, node string) string { return "n." + string(side) + "."
 
 // NodeStored returns what a node stream stores its messages at.
 func NodeStored(node string) string { return Write + "." + node + ".>" }
+
+// ShardStream returns the name of the stream of one side of a shard, where
+// several nodes share streams.
+func ShardStream(side Side, shard int) string {
+	return "S" + strings.ToUpper(string(side)) + "_" + strconv.Itoa(shard)
+}
+
+// IsShardStream tells whether a name is one of ShardStream.
+func IsShardStream(name string) bool {
+	return strings.HasPrefix(name, "SE_") || strings.HasPrefix(name, "SH_")
+}
+
+// ShardIn returns the private subject that the stream of a shard listens on
+// for s.
+func ShardIn(side Side, shard int, s point.Series) string {
+	return "s." + strconv.Itoa(shard) + "." + string(side) + "." + s.String()
+}
+
+// ShardInAll returns what the stream of a shard listens on.
+func ShardInAll(side Side, shard int) string {
+	return "s." + strconv.Itoa(shard) + "." + string(side) + ".>"
+}
+
+// ShardStored is what the streams of shards store their messages at.
+const ShardStored = Write + ".>"
 
 // BucketFleet is the key-value bucket of the gateways.
 const BucketFleet = "fleet"

@@ -30,6 +30,10 @@ func TestNames(t *testing.T) {
 		{NodeIn(HubSide, edge), "n.h.a.b.tombstone.0"},
 		{NodeInAll(EdgeSide, "n1"), "n.e.n1.>"},
 		{NodeStored("n1"), "p.n1.>"},
+		{ShardStream(EdgeSide, 7), "SE_7"},
+		{ShardIn(HubSide, 12, edge), "s.12.h.a.b.tombstone.0"},
+		{ShardInAll(EdgeSide, 7), "s.7.e.>"},
+		{ShardStored, "p.>"},
 	} {
 		if c.got != c.want {
 			t.Errorf("got %q, want %q", c.got, c.want)
@@ -62,5 +66,10 @@ func TestParse(t *testing.T) {
 	}
 	if side, node, ok := ParseNodeStream("NH_n1"); !ok || side != HubSide || node != "n1" {
 		t.Errorf("ParseNodeStream: %c %q %v", side, node, ok)
+	}
+	for name, want := range map[string]bool{"SE_7": true, "SH_0": true, "NE_s": false, "EDGE": false} {
+		if IsShardStream(name) != want {
+			t.Errorf("IsShardStream(%q) is not %v", name, want)
+		}
 	}
 }

@@ -44,7 +44,7 @@ type Config struct {
 	// TLSCert and TLSKey are PEM files for Leaf and HTTP, both or none; default
 	// none, which is plain.
 	TLSCert, TLSKey string
-	// NodeStreams limits the streams of each node.
+	// NodeStreams says how the points of nodes lie in streams.
 	NodeStreams NodeStreams
 	// LogLevel is debug, info, warn or error; default info.
 	LogLevel string
@@ -55,8 +55,11 @@ type Config struct {
 	Version string
 }
 
-// NodeStreams limits the streams of each node.
+// NodeStreams says how the points of nodes lie in streams.
 type NodeStreams struct {
+	// Layout is node or shard, chosen when the hub is created; "" is what the
+	// hub has, and node for a new one.
+	Layout string
 	// MaxPerSubject is how many points each series keeps in a stream of its
 	// node, at least 1; default 1000.
 	MaxPerSubject int
@@ -78,7 +81,8 @@ type Settings struct {
 
 // NodeStreamsSettings are settings for NodeStreams.
 type NodeStreamsSettings struct {
-	MaxPerSubject *int `yaml:"maxPerSubject" env:"SAPFLOW_NODE_STREAMS_MAX_PER_SUBJECT" placeholder:"1000" help:"Points of each series that the streams of a node keep."`
+	Layout        *string `yaml:"layout" env:"SAPFLOW_NODE_STREAMS_LAYOUT" placeholder:"node" help:"Of a new hub: node, two streams for every node, or shard, a fixed number that nodes share."`
+	MaxPerSubject *int    `yaml:"maxPerSubject" env:"SAPFLOW_NODE_STREAMS_MAX_PER_SUBJECT" placeholder:"1000" help:"Points of each series that the streams of a node keep."`
 }
 
 // Load completes what flags and environment gave with the YAML file at path,
@@ -100,6 +104,7 @@ func (s Settings) Load(path string) (Config, error) {
 		TLSCert:       cli.First("", s.TLSCert, f.TLSCert),
 		TLSKey:        cli.First("", s.TLSKey, f.TLSKey),
 		NodeStreams: NodeStreams{
+			Layout:        cli.First("", s.NodeStreams.Layout, f.NodeStreams.Layout),
 			MaxPerSubject: cli.First(DefaultMaxPerSubject, s.NodeStreams.MaxPerSubject, f.NodeStreams.MaxPerSubject),
 		},
 		LogLevel: cli.First(DefaultLogLevel, s.LogLevel, f.LogLevel),
@@ -113,6 +118,9 @@ func (c Config) check() error {
 	}
 	if (c.TLSCert == "") != (c.TLSKey == "") {
 		return errors.New("a certificate needs its key, and a key its certificate: give --tls-cert and --tls-key")
+	}
+	if l := c.NodeStreams.Layout; l != "" && l != "node" && l != "shard" {
+		return fmt.Errorf("nodeStreams.layout is %q, it must be node or shard", l)
 	}
 	if c.NodeStreams.MaxPerSubject < 1 {
 		return fmt.Errorf("nodeStreams.maxPerSubject is %d, it must be at least 1", c.NodeStreams.MaxPerSubject)

@@ -1,11 +1,14 @@
-// Package streams owns the node streams: for every node one with the points
-// that gateways authored and one with those that the hub authored, one
-// message a point, for any NATS client to consume, source or replay.
+// Package streams owns the node streams: for every node the points that
+// gateways authored and those that the hub authored, one message a point, for
+// any NATS client to consume, source or replay. A Layout says which streams
+// these are: two for each node, or some that nodes share.
 //
 // They are a view of the EDGE and HUB logs, rebuilt from them where a stream
 // is missing or has lost more than a checkpoint covers, and not the history
 // store: a limit per subject keeps heads and the newest points. Each stream
-// holds the points of its side once and in the log's order.
+// holds the points of its side once and in the log's order; those of a node
+// that left the tree go, and are brought again, behind what came meanwhile,
+// when it returns.
 package streams
 
 import (
@@ -23,6 +26,7 @@ import (
 
 	"github.com/sapflow/sapflow/hub/internal/view"
 	"github.com/sapflow/sapflow/shared/bus"
+	"github.com/sapflow/sapflow/shared/daemon"
 	"github.com/sapflow/sapflow/shared/point"
 	"github.com/sapflow/sapflow/shared/state"
 	"github.com/sapflow/sapflow/shared/subject"
@@ -40,6 +44,9 @@ const (
 	checkpointsKept = 8
 	// ackWait bounds the wait for the server's answers to a batch.
 	ackWait = 20 * time.Second
+	// manyNodes is from where on two streams a node make the server slow: it
+	// compares each new stream with all others.
+	manyNodes = 1000
 )
 
 // Config says what the view connects.
@@ -48,7 +55,8 @@ type Config struct {
 	JS            jetstream.JetStream
 	Edge, Hub     view.Source
 	Instance      *bus.Instance
-	Dir           string // of the checkpoint file
+	Layout        Layout
+	Dir           string // the data directory, where the checkpoint file is
 	MaxPerSubject int    // messages kept per subject; 1000 by default
 	Wake          <-chan struct{}
 	Log           zerolog.Logger
@@ -76,6 +84,8 @@ type checkpoint struct {
 
 // nodeStream is what the view knows of one stream.
 type nodeStream struct {
+	name string
+	side subject.Side
 	last uint64 // sequence of its newest message
 	from uint64 // log place up to which it has everything
 	skip uint64 // points behind from that it has as well
@@ -86,10 +96,16 @@ type View struct {
 	cfg   Config
 	place place
 	known map[string]*nodeStream // nil: look what the server has
-	gone  map[string]bool        // streams that were removed: their nodes need a rebuild when they return
 	kept  []checkpoint           // newest last
 	saved time.Time
 	acks  *nats.Subscription
+
+	gone   map[string]bool // nodes that left: what streams hold of them is incomplete
+	left   map[string]bool // of these, the ones of which streams may hold something
+	looked bool            // none of gone has returned since
+	warned bool            // that there are many nodes
+
+	published uint64
 }
 
 // file is what the checkpoint file holds.
@@ -109,40 +125,71 @@ func New(cfg Config) *View {
 
 // Run provisions and fills the node streams until ctx ends.
 func (v *View) Run(ctx context.Context) error {
-	view.Run(ctx, v.cfg.Wake, v.cfg.Log, v.work)
-	if v.known != nil {
-		v.save(true)
+	view.Run(ctx, v.cfg.Wake, v.cfg.Log, func(ctx context.Context) error { return v.work(ctx, func() {}) })
+	if v.known != nil && len(v.left) == 0 {
+		v.checkpoint()
 	}
 	return nil
 }
 
-func (v *View) work(ctx context.Context) error {
-	if v.known == nil {
-		if err := v.recover(ctx); err != nil {
-			v.known = nil
-			return err
-		}
-	}
-	for ctx.Err() == nil {
-		more, err := v.batch(ctx)
+// work brings the streams to the end of the logs; after each batch it calls
+// progress.
+func (v *View) work(ctx context.Context, progress func()) (err error) {
+	defer func() {
 		if err != nil {
 			v.known = nil // look again at what the server has
+		}
+	}()
+	if v.known == nil {
+		if err := v.recover(ctx); err != nil {
 			return err
 		}
-		v.save(false)
-		if !more {
-			return nil
+	}
+	for more := true; more; {
+		if more, err = v.batch(ctx); err != nil {
+			return err
 		}
+		if err := v.refill(ctx); err != nil {
+			return err
+		}
+		if !more || time.Since(v.saved) >= checkpointEvery {
+			if err := v.tidy(ctx); err != nil {
+				return err
+			}
+		}
+		if time.Since(v.saved) >= checkpointEvery {
+			v.checkpoint()
+		}
+		progress()
 	}
 	return nil
 }
 
-func (v *View) path() string { return filepath.Join(v.cfg.Dir, "streams.json") }
+// Filled is what Fill has done.
+type Filled struct {
+	Streams int    `json:"streams"`
+	Points  uint64 `json:"points"`
+}
 
-// recover finds out what each stream has: the newest checkpoint that it
-// reaches, and how many points behind that. A stream that reaches none is
-// made anew and filled from the beginning of the log.
-func (v *View) recover(ctx context.Context) error {
+// Fill brings the streams to the end of the logs once. progress is told how
+// many frames of the logs are done, of how many.
+func (v *View) Fill(ctx context.Context, progress func(done, all uint64)) (Filled, error) {
+	all := v.cfg.Edge.Covered() + v.cfg.Hub.Covered()
+	if err := v.work(ctx, func() { progress(v.place.Edge+v.place.Hub, all) }); err != nil {
+		return Filled{}, err
+	}
+	v.checkpoint()
+	return Filled{Streams: len(v.known), Points: v.published}, nil
+}
+
+// CheckpointFile is the file in a data directory that says how far the
+// streams are; without it they are made anew.
+const CheckpointFile = "streams.json"
+
+func (v *View) path() string { return filepath.Join(v.cfg.Dir, CheckpointFile) }
+
+// load reads the checkpoint file.
+func (v *View) load() error {
 	var f file
 	if b, err := os.ReadFile(v.path()); err == nil {
 		if err := json.Unmarshal(b, &f); err != nil {
@@ -152,46 +199,63 @@ func (v *View) recover(ctx context.Context) error {
 	} else if !errors.Is(err, os.ErrNotExist) {
 		return fmt.Errorf("read checkpoint: %w", err)
 	}
-	v.kept, v.gone, v.known = f.Checkpoints, f.Gone, map[string]*nodeStream{}
+	v.kept, v.gone, v.left, v.looked = f.Checkpoints, f.Gone, map[string]bool{}, false
 	if v.gone == nil {
 		v.gone = map[string]bool{}
 	}
+	v.place = place{}
 	if n := len(v.kept); n > 0 {
 		v.place = v.kept[n-1].Place
-	} else {
-		v.place = place{}
 	}
-	have := map[string]uint64{}
+	return nil
+}
+
+// recover finds out what each stream has: the newest checkpoint that it
+// reaches, and how many points behind that. A stream that reaches none is
+// made anew and filled from the beginning of the log; so is one that is
+// missing. What no node needs, or belongs to another layout, goes.
+func (v *View) recover(ctx context.Context) error {
+	if err := v.load(); err != nil {
+		return err
+	}
+	have := map[string]*jetstream.StreamInfo{}
 	list := v.cfg.JS.ListStreams(ctx)
 	for info := range list.Info() {
-		if _, _, ok := subject.ParseNodeStream(info.Config.Name); ok {
-			have[info.Config.Name] = info.State.LastSeq
+		if owned(info.Config.Name) {
+			have[info.Config.Name] = info
 		}
 	}
 	if err := list.Err(); err != nil {
 		return fmt.Errorf("list node streams: %w", err)
 	}
-	for name, last := range have {
-		side, node, _ := subject.ParseNodeStream(name)
-		s, ok := v.resume(name, side, last)
-		if !ok {
-			v.cfg.Log.Warn().Str("stream", name).Uint64("last_seq", last).Msg("stream is behind its checkpoints, rebuilding")
-			if err := v.cfg.JS.DeleteStream(ctx, name); err != nil {
-				return fmt.Errorf("rebuild %s: %w", name, err)
+	want := v.want()
+	v.known = map[string]*nodeStream{}
+	for name, info := range have {
+		w, ok := want[name]
+		if ok {
+			s, reached := v.resume(name, w.side, info.State.LastSeq)
+			if ok = reached; ok {
+				v.known[name] = s
+				if err := v.configure(ctx, w.config(name, v.cfg.MaxPerSubject), &info.Config); err != nil {
+					return err
+				}
+				continue
 			}
-			s = &nodeStream{}
+			v.cfg.Log.Warn().Str("stream", name).Uint64("last_seq", info.State.LastSeq).Msg("stream is behind its checkpoints, rebuilding")
 		}
-		if err := v.create(ctx, side, node); err != nil {
+		if err := v.remove(ctx, name); err != nil {
 			return err
 		}
-		v.known[name] = s
+		if _, node, isNode := subject.ParseNodeStream(name); isNode && v.cfg.Layout.Shards == 0 && want[name] == (listening{}) {
+			v.gone[node] = true
+		}
 	}
-	if _, err := v.provision(ctx, true); err != nil {
+	if err := v.provision(ctx, want, place{}); err != nil {
 		return err
 	}
-	for name, s := range v.known { // publishing goes on where the stream that lacks most stands
-		side, _, _ := subject.ParseNodeStream(name)
-		*v.place.of(side) = min(*v.place.of(side), s.from)
+	for _, s := range v.known { // publishing goes on where the stream that lacks most stands
+		p := v.place.of(s.side)
+		*p = min(*p, s.from)
 	}
 	if v.acks != nil {
 		_ = v.acks.Unsubscribe() // late answers to what failed
@@ -206,79 +270,82 @@ func (v *View) recover(ctx context.Context) error {
 // resume returns where a stream with this last sequence goes on: behind the
 // newest checkpoint that it reaches. Without one nothing says what it holds.
 func (v *View) resume(name string, side subject.Side, last uint64) (*nodeStream, bool) {
+	s := &nodeStream{name: name, side: side, last: last}
 	for i := len(v.kept) - 1; i >= 0; i-- {
 		c := &v.kept[i]
 		if seq, ok := c.Seqs[name]; ok && seq <= last {
-			return &nodeStream{last: last, from: *c.Place.of(side), skip: last - seq}, true
+			s.from, s.skip = *c.Place.of(side), last-seq
+			return s, true
 		}
 	}
-	return &nodeStream{}, last == 0
+	return s, last == 0
 }
 
-// provision creates the streams of nodes that have none and removes those of
-// nodes that left the tree. At the start a new stream is filled from the
-// beginning of its log; later its node is new too, unless it had left before:
-// then the view must start again.
-func (v *View) provision(ctx context.Context, starting bool) (again bool, err error) {
-	want := map[string]bool{}
+// want returns the streams that must exist now. Nodes that are gone get
+// theirs when they are filled.
+func (v *View) want() map[string]listening {
+	var nodes []string
 	v.cfg.Instance.View(func(_ *state.State, t *tree.Tree) {
 		for _, n := range t.Subtree(t.Root()) {
-			want[subject.NodeStream(subject.EdgeSide, n)] = true
-			want[subject.NodeStream(subject.HubSide, n)] = true
+			if !v.gone[n] {
+				nodes = append(nodes, n)
+			}
 		}
 	})
-	for name := range v.known {
-		if want[name] {
-			continue
-		}
-		if err := v.cfg.JS.DeleteStream(ctx, name); err != nil && !errors.Is(err, jetstream.ErrStreamNotFound) {
-			return false, fmt.Errorf("remove stream %s: %w", name, err)
-		}
-		delete(v.known, name)
-		v.gone[name] = true
+	many := len(nodes) > manyNodes && v.cfg.Layout.Shards == 0
+	if many && !v.warned {
+		v.cfg.Log.Warn().Int("nodes", len(nodes)).
+			Str("run", "sapflow-hub streams rebuild --layout shard --data "+v.cfg.Dir).
+			Msgf("more than %d nodes with two streams each make start and changes slow; stop the hub and run the command", manyNodes)
 	}
-	for name := range want {
+	v.warned = many
+	return v.cfg.Layout.want(nodes)
+}
+
+// provision makes the streams that are missing. They are filled from a place
+// on: at a start from the beginning of the logs, later their node is new.
+func (v *View) provision(ctx context.Context, want map[string]listening, from place) error {
+	for name, w := range want {
 		if v.known[name] != nil {
 			continue
 		}
-		if v.gone[name] && !starting {
-			return true, nil
+		if err := v.configure(ctx, w.config(name, v.cfg.MaxPerSubject), nil); err != nil {
+			return err
 		}
-		side, node, _ := subject.ParseNodeStream(name)
-		if err := v.create(ctx, side, node); err != nil {
-			return false, err
-		}
-		for i := range v.kept {
-			delete(v.kept[i].Seqs, name) // of an earlier stream of that name
-		}
-		s := &nodeStream{}
-		if !starting {
-			s.from = *v.place.of(side)
-		}
-		delete(v.gone, name)
-		v.known[name] = s
-	}
-	return false, nil
-}
-
-// create makes a node stream or brings it to its configuration.
-func (v *View) create(ctx context.Context, side subject.Side, node string) error {
-	ctx, cancel := context.WithTimeout(ctx, ackWait)
-	defer cancel()
-	in := subject.NodeInAll(side, node)
-	_, err := v.cfg.JS.CreateOrUpdateStream(ctx, jetstream.StreamConfig{
-		Name:              subject.NodeStream(side, node),
-		Subjects:          []string{in},
-		SubjectTransform:  &jetstream.SubjectTransformConfig{Source: in, Destination: subject.NodeStored(node)},
-		Storage:           jetstream.FileStorage,
-		MaxMsgsPerSubject: int64(v.cfg.MaxPerSubject),
-		AllowDirect:       true,
-		PersistMode:       jetstream.AsyncPersistMode,
-	})
-	if err != nil {
-		return fmt.Errorf("create stream of %s: %w", node, err)
+		v.forget(name) // what an earlier stream of that name had
+		v.known[name] = &nodeStream{name: name, side: w.side, from: *from.of(w.side)}
 	}
 	return nil
+}
+
+// configure makes a stream, or brings it from what it has to its
+// configuration.
+func (v *View) configure(ctx context.Context, want jetstream.StreamConfig, have *jetstream.StreamConfig) error {
+	if have != nil && have.MaxMsgsPerSubject == want.MaxMsgsPerSubject && have.SubjectTransform != nil && *have.SubjectTransform == *want.SubjectTransform {
+		return nil
+	}
+	ctx, cancel := context.WithTimeout(ctx, ackWait)
+	defer cancel()
+	if _, err := v.cfg.JS.CreateOrUpdateStream(ctx, want); err != nil {
+		return fmt.Errorf("create stream %s: %w", want.Name, err)
+	}
+	return nil
+}
+
+func (v *View) remove(ctx context.Context, name string) error {
+	if err := v.cfg.JS.DeleteStream(ctx, name); err != nil && !errors.Is(err, jetstream.ErrStreamNotFound) {
+		return fmt.Errorf("remove stream %s: %w", name, err)
+	}
+	delete(v.known, name)
+	return nil
+}
+
+// forget makes no checkpoint tell of a stream: a crash from now on has it
+// made anew.
+func (v *View) forget(name string) {
+	for i := range v.kept {
+		delete(v.kept[i].Seqs, name)
+	}
 }
 
 // piece is a frame of one side.
@@ -287,9 +354,10 @@ type piece struct {
 	view.Item
 }
 
-// collect reads the next frames of both logs, about batchPoints points.
-func (v *View) collect(ctx context.Context) (pieces []piece, next place, edges bool, err error) {
-	next = v.place
+// collect reads the frames of both logs behind a place and up to end, about
+// batchPoints points, and returns the place behind them.
+func (v *View) collect(ctx context.Context, from, end place) (pieces []piece, next place, err error) {
+	next = from
 	sources := []struct {
 		side subject.Side
 		src  *view.Source
@@ -297,41 +365,35 @@ func (v *View) collect(ctx context.Context) (pieces []piece, next place, edges b
 	for points, progress := 0, true; progress && points < batchPoints; {
 		progress = false
 		for _, s := range sources {
+			if *next.of(s.side) >= *end.of(s.side) {
+				continue
+			}
 			item, ok, err := s.src.Next(ctx, *next.of(s.side), v.cfg.Log)
 			if err != nil {
-				return nil, next, false, err
+				return nil, next, err
 			}
-			if !ok {
+			if !ok || item.Seq > *end.of(s.side) {
 				continue
 			}
 			progress = true
 			points += len(item.Frame.Entries)
 			*next.of(s.side) = item.Seq
 			pieces = append(pieces, piece{s.side, item})
-			for i := range item.Frame.Entries {
-				edges = edges || item.Frame.Entries[i].IsEdge()
-			}
 		}
 	}
-	return pieces, next, edges, nil
+	return pieces, next, nil
 }
 
 // batch publishes the next frames of both logs and waits until every stream
 // has what it should. more is false when there were none.
 func (v *View) batch(ctx context.Context) (more bool, err error) {
-	pieces, next, edges, err := v.collect(ctx)
+	end := place{Edge: v.cfg.Edge.Covered(), Hub: v.cfg.Hub.Covered()}
+	pieces, next, err := v.collect(ctx, v.place, end)
 	if err != nil || len(pieces) == 0 {
 		return false, err
 	}
-	if edges {
-		again, err := v.provision(ctx, false)
-		if err != nil {
-			return false, err
-		}
-		if again {
-			v.save(true)
-			return true, v.recover(ctx)
-		}
+	if err := v.follow(ctx, pieces); err != nil {
+		return false, err
 	}
 	var msgs []message
 	for _, p := range pieces {
@@ -346,18 +408,150 @@ func (v *View) batch(ctx context.Context) (more bool, err error) {
 	return true, nil
 }
 
+// follow does what the edges in some frames mean for the streams: new nodes
+// get theirs, and nodes that are not in the tree are gone. That must be on
+// disk before anything of them is removed, else a crash would let them return
+// without it.
+func (v *View) follow(ctx context.Context, pieces []piece) error {
+	edges, news := false, false
+	v.cfg.Instance.View(func(_ *state.State, t *tree.Tree) {
+		for _, p := range pieces {
+			for i := range p.Frame.Entries {
+				e := &p.Frame.Entries[i]
+				if len(v.gone) > 0 && v.gone[e.Holder()] {
+					v.left[e.Holder()] = true // a late point
+				}
+				if !e.IsEdge() {
+					continue
+				}
+				edges = true
+				for _, n := range t.Subtree(e.Node) {
+					if !t.Has(n) {
+						news = news || !v.gone[n]
+						v.gone[n], v.left[n] = true, true
+					}
+				}
+			}
+		}
+	})
+	if !edges {
+		return nil
+	}
+	v.looked = false
+	if news {
+		if err := v.write(daemon.WriteFile); err != nil {
+			return err
+		}
+	}
+	return v.provision(ctx, v.want(), v.place)
+}
+
+// tidy removes what streams hold of nodes that left. It comes before a
+// checkpoint, from which a restart would not see them leave again.
+func (v *View) tidy(ctx context.Context) error {
+	for node := range v.left {
+		for _, side := range []subject.Side{subject.EdgeSide, subject.HubSide} {
+			if err := v.drop(ctx, side, node); err != nil {
+				return err
+			}
+		}
+		delete(v.left, node)
+	}
+	return nil
+}
+
+// drop removes one side of a node.
+func (v *View) drop(ctx context.Context, side subject.Side, node string) error {
+	name := v.cfg.Layout.stream(side, node)
+	if v.cfg.Layout.Shards == 0 {
+		return v.remove(ctx, name)
+	}
+	s, err := v.cfg.JS.Stream(ctx, name)
+	if err == nil {
+		err = s.Purge(ctx, jetstream.WithPurgeSubject(subject.NodeStored(node)))
+	}
+	if err != nil {
+		return fmt.Errorf("remove %s from stream %s: %w", node, name, err)
+	}
+	return nil
+}
+
+// refill brings again the points of nodes that left and came back, once the
+// streams have caught up: what the logs have of them up to here. A crash
+// meanwhile has the streams made anew that hold them.
+func (v *View) refill(ctx context.Context) error {
+	if v.looked || !v.caughtUp() {
+		return nil
+	}
+	back := map[string]bool{}
+	v.cfg.Instance.View(func(_ *state.State, t *tree.Tree) {
+		for n := range v.gone {
+			if t.Has(n) {
+				back[n] = true
+			}
+		}
+	})
+	v.looked = true
+	if len(back) == 0 {
+		return nil
+	}
+	for n := range back {
+		v.left[n] = true
+		for _, side := range []subject.Side{subject.EdgeSide, subject.HubSide} {
+			v.forget(v.cfg.Layout.stream(side, n))
+		}
+		delete(v.gone, n)
+	}
+	if err := v.write(daemon.WriteFile); err != nil {
+		return err
+	}
+	if err := v.tidy(ctx); err != nil {
+		return err
+	}
+	if err := v.provision(ctx, v.want(), v.place); err != nil {
+		return err
+	}
+	for at := (place{}); ; {
+		pieces, next, err := v.collect(ctx, at, v.place)
+		if err != nil {
+			return err
+		}
+		if len(pieces) == 0 {
+			break
+		}
+		var msgs []message
+		for _, p := range pieces {
+			for i := range p.Frame.Entries {
+				if e := &p.Frame.Entries[i]; back[e.Holder()] {
+					msgs = v.append(msgs, v.at(p.side, e.Holder()), &e.Point)
+				}
+			}
+		}
+		if err := v.publish(ctx, msgs); err != nil {
+			return err
+		}
+		at = next
+	}
+	v.checkpoint()
+	return nil
+}
+
 // message is a point on its way into a stream.
 type message struct {
-	stream  string
+	to      *nodeStream
 	subject string
 	payload []byte
 }
 
+// at returns the stream with one side of a node, nil if there is none.
+func (v *View) at(side subject.Side, node string) *nodeStream {
+	return v.known[v.cfg.Layout.stream(side, node)]
+}
+
 // add appends a point of log message seq unless its stream has it already or
-// its node has left.
+// its node has left and its stream with it.
 func (v *View) add(msgs []message, side subject.Side, seq uint64, p *point.Point) []message {
-	name := subject.NodeStream(side, p.Holder())
-	s := v.known[name]
+	s := v.at(side, p.Holder())
 	if s == nil || seq <= s.from {
 		return msgs
 	}
@@ -365,32 +559,36 @@ func (v *View) add(msgs []message, side subject.Side, seq uint64, p *point.Point
 		s.skip--
 		return msgs
 	}
+	return v.append(msgs, s, p)
+}
+
+func (v *View) append(msgs []message, s *nodeStream, p *point.Point) []message {
 	s.last++
-	return append(msgs, message{name, subject.NodeIn(side, p.Series), point.AppendPayload(nil, p)})
+	return append(msgs, message{s, v.cfg.Layout.in(s.side, p.Series), point.AppendPayload(nil, p)})
 }
 
 // publish sends messages, asks for an answer to the last one of each stream,
 // and compares the sequences: a stream that lost one answers with less.
 func (v *View) publish(ctx context.Context, msgs []message) error {
-	last := map[string]int{}
+	last := map[*nodeStream]int{}
 	for i := range msgs {
-		last[msgs[i].stream] = i
+		last[msgs[i].to] = i
 	}
 	for i := range msgs {
 		m := &nats.Msg{Subject: msgs[i].subject, Data: msgs[i].payload}
-		if last[msgs[i].stream] == i {
+		if last[msgs[i].to] == i {
 			m.Reply = v.acks.Subject
 		}
 		if err := v.cfg.Conn.PublishMsg(m); err != nil {
-			return fmt.Errorf("publish to %s: %w", msgs[i].stream, err)
+			return fmt.Errorf("publish to %s: %w", msgs[i].to.name, err)
 		}
 	}
 	ctx, cancel := context.WithTimeout(ctx, ackWait)
 	defer cancel()
-	for len(last) > 0 {
+	for waiting := len(last); waiting > 0; waiting-- {
 		m, err := v.acks.NextMsgWithContext(ctx)
 		if err != nil {
-			return fmt.Errorf("wait for %d node streams: %w", len(last), err)
+			return fmt.Errorf("wait for %d node streams: %w", waiting, err)
 		}
 		var ack struct {
 			Stream string          `json:"stream"`
@@ -403,41 +601,54 @@ func (v *View) publish(ctx context.Context, msgs []message) error {
 		if s := v.known[ack.Stream]; s == nil || s.last != ack.Seq {
 			return fmt.Errorf("stream %s stands at %d, not where it should", ack.Stream, ack.Seq)
 		}
-		delete(last, ack.Stream)
 	}
+	v.published += uint64(len(msgs))
 	return nil
 }
 
-// save writes the checkpoints, now and then or when it must. It is not
-// synced: after a power cut an older or a damaged one costs a rebuild.
-func (v *View) save(must bool) {
-	if !must && time.Since(v.saved) < checkpointEvery {
+// caughtUp tells whether all streams stand at the place.
+func (v *View) caughtUp() bool {
+	for _, s := range v.known {
+		if s.skip > 0 || s.from > *v.place.of(s.side) {
+			return false
+		}
+	}
+	return true
+}
+
+// checkpoint notes where the streams stand. While they still catch up the
+// older checkpoints hold. It is not synced: after a power cut an older or a
+// damaged one costs a rebuild.
+func (v *View) checkpoint() {
+	if !v.caughtUp() {
 		return
 	}
 	c := checkpoint{Place: v.place, Seqs: make(map[string]uint64, len(v.known))}
 	for name, s := range v.known {
-		if s.skip > 0 || s.from > *v.place.of(sideOf(name)) {
-			return // still catching up: the older checkpoints hold
-		}
 		c.Seqs[name] = s.last
 	}
 	v.saved = time.Now()
 	if v.kept = append(v.kept, c); len(v.kept) > checkpointsKept {
 		v.kept = v.kept[1:]
 	}
-	b, err := json.Marshal(file{v.kept, v.gone})
-	if err == nil {
-		tmp := v.path() + ".tmp"
-		if err = os.WriteFile(tmp, b, 0o600); err == nil {
-			err = os.Rename(tmp, v.path())
-		}
-	}
-	if err != nil {
+	if err := v.write(replace); err != nil {
 		v.cfg.Log.Warn().Err(err).Msg("checkpoint not written")
 	}
 }
 
-func sideOf(name string) subject.Side {
-	side, _, _ := subject.ParseNodeStream(name)
-	return side
+func (v *View) write(to func(path string, data []byte) error) error {
+	b, err := json.Marshal(file{v.kept, v.gone})
+	if err != nil {
+		return err
+	}
+	return to(v.path(), b)
+}
+
+// replace writes a file without waiting for the disk.
+func replace(path string, data []byte) error {
+	tmp := path + ".tmp"
+	if err := os.WriteFile(tmp, data, 0o600); err != nil {
+		return err
+	}
+	return os.Rename(tmp, path)
 }

@@ -1,10 +1,15 @@
 package streams
 
 import (
+	"bytes"
+	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
+	"strings"
 	"testing"
 
 	"github.com/nats-io/nats.go"
@@ -34,7 +39,14 @@ type world struct {
 	cfg  Config
 }
 
-func start(t *testing.T) *world {
+// layouts runs a test for each layout; three shards make nodes share.
+func layouts(t *testing.T, test func(*testing.T, *world)) {
+	for _, l := range []Layout{{}, {Shards: 3}} {
+		t.Run(l.String(), func(t *testing.T) { test(t, start(t, l)) })
+	}
+}
+
+func start(t *testing.T, layout Layout) *world {
 	t.Helper()
 	w := &world{T: t, dir: t.TempDir()}
 	w.nc, w.js = natstest.JetStream(t)
@@ -64,10 +76,10 @@ func start(t *testing.T) *world {
 		Author: state.Hub, Root: "root", RootType: point.NodeRoot, State: state.New(), Log: w.own, Clock: clock, Conn: w.nc,
 	})
 	w.cfg = Config{
-		Conn: w.nc, JS: w.js, Edge: edge, Hub: own, Instance: w.bus, Dir: w.dir, MaxPerSubject: 100_000,
+		Conn: w.nc, JS: w.js, Edge: edge, Hub: own, Instance: w.bus, Layout: layout, Dir: w.dir, MaxPerSubject: 100_000,
 		Log: zerolog.New(zerolog.NewTestWriter(t)),
 	}
-	w.write(append(point.Edge("root", "gw", point.NodeGateway), point.Edge("gw", "pump", "pump")...))
+	w.write(slices.Concat(point.Edge("root", "gw", point.NodeGateway), point.Edge("gw", "pump", "pump"), point.Edge("gw", "valve", "valve")))
 	return w
 }
 
@@ -82,16 +94,18 @@ func (w *world) write(points []point.Point) {
 	}
 }
 
-// feed stores n points of the gateway, numbered from the count so far.
+// feed stores n points of two nodes each, numbered from the count so far.
 func (w *world) feed(from, n int) {
 	w.Helper()
 	for i := from; i < from+n; i++ {
-		e := frame.Entry{Point: point.Point{
-			Series: point.Series{Node: "pump", Type: "v", Key: fmt.Sprint(i % 3)}, Time: uint64(i + 1),
-			DataType: point.Float, Data: point.FloatData(float64(i)),
-		}}
-		if err := w.edge.Add([]frame.Entry{e}, nil); err != nil {
-			w.Fatal(err)
+		for _, node := range []string{"pump", "valve"} {
+			e := frame.Entry{Point: point.Point{
+				Series: point.Series{Node: node, Type: "v", Key: fmt.Sprint(i % 3)}, Time: uint64(i + 1),
+				DataType: point.Float, Data: point.FloatData(float64(i)),
+			}}
+			if err := w.edge.Add([]frame.Entry{e}, nil); err != nil {
+				w.Fatal(err)
+			}
 		}
 		if i%700 == 0 {
 			if err := w.edge.Commit(w.Context()); err != nil {
@@ -108,181 +122,330 @@ func (w *world) feed(from, n int) {
 func (w *world) view() *View {
 	w.Helper()
 	v := New(w.cfg)
-	if err := v.work(w.Context()); err != nil {
-		w.Fatal(err)
-	}
+	w.work(v)
 	return v
 }
 
-// check reads a stream whole: exactly the points 0..n-1, each once, in order.
+// work lets a view publish everything.
+func (w *world) work(v *View) {
+	w.Helper()
+	if err := v.work(w.Context(), func() {}); err != nil {
+		w.Fatal(err)
+	}
+}
+
+// stream returns the stream with a node's points of gateways.
+func (w *world) stream(node string) jetstream.Stream {
+	w.Helper()
+	s, err := w.js.Stream(w.Context(), w.cfg.Layout.stream(subject.EdgeSide, node))
+	if err != nil {
+		w.Fatal(err)
+	}
+	return s
+}
+
+// count returns how many messages the streams hold of a node.
+func (w *world) count(node string) int {
+	w.Helper()
+	s, err := w.js.Stream(w.Context(), w.cfg.Layout.stream(subject.EdgeSide, node))
+	if errors.Is(err, jetstream.ErrStreamNotFound) {
+		return 0
+	}
+	if err != nil {
+		w.Fatal(err)
+	}
+	info, err := s.Info(w.Context(), jetstream.WithSubjectFilter(subject.NodeStored(node)))
+	if err != nil {
+		w.Fatal(err)
+	}
+	n := 0
+	for _, of := range info.State.Subjects {
+		n += int(of)
+	}
+	return n
+}
+
+// check reads what the streams hold of both nodes: exactly the points 0..n-1,
+// each once, in order.
 func (w *world) check(n int) {
 	w.Helper()
-	s, err := w.js.Stream(w.Context(), subject.NodeStream(subject.EdgeSide, "pump"))
-	if err != nil {
-		w.Fatal(err)
-	}
-	info, err := s.Info(w.Context())
-	if err != nil {
-		w.Fatal(err)
-	}
-	if int(info.State.Msgs) != n {
-		w.Fatalf("stream has %d messages, want %d", info.State.Msgs, n)
-	}
-	for i := range n {
-		m, err := s.GetMsg(w.Context(), info.State.FirstSeq+uint64(i))
-		if err != nil {
-			w.Fatal(err)
+	for _, node := range []string{"pump", "valve"} {
+		if got := w.count(node); got != n {
+			w.Fatalf("%d messages of %s, want %d", got, node, n)
 		}
-		var p point.Point
-		if err := point.DecodePayload(m.Data, &p); err != nil {
-			w.Fatal(err)
-		}
-		if want := fmt.Sprintf("p.pump.v.%d", i%3); m.Subject != want || p.Time != uint64(i+1) {
-			w.Fatalf("message %d is %s at %d, want %s at %d", i, m.Subject, p.Time, want, i+1)
+		s, seq := w.stream(node), uint64(1)
+		for i := range n {
+			m, err := s.GetMsg(w.Context(), seq, jetstream.WithGetMsgSubject(subject.NodeStored(node)))
+			if err != nil {
+				w.Fatal(err)
+			}
+			var p point.Point
+			if err := point.DecodePayload(m.Data, &p); err != nil {
+				w.Fatal(err)
+			}
+			if want := fmt.Sprintf("p.%s.v.%d", node, i%3); m.Subject != want || p.Time != uint64(i+1) {
+				w.Fatalf("message %d is %s at %d, want %s at %d", i, m.Subject, p.Time, want, i+1)
+			}
+			seq = m.Sequence + 1
 		}
 	}
 }
 
+// tombstone removes a node from the gateway, or puts it back: odd or even.
+func (w *world) tombstone(node string, v byte) {
+	w.Helper()
+	w.write([]point.Point{{Series: point.Series{Up: "gw", Node: node, Type: point.TypeTombstone, Key: "0"}, DataType: point.Uint, Data: []byte{v}}})
+}
+
 func TestExactlyOnceOverRestarts(t *testing.T) {
-	w := start(t)
-	w.feed(0, 2500)
-	v := w.view()
-	v.save(true)
-	w.check(2500)
-	w.feed(2500, 1500)
-	v.batch(t.Context()) // some of it, and no checkpoint of that: a crash
-	w.view()
-	w.check(4000)
-	for name := range v.known {
-		if _, err := w.js.Stream(t.Context(), name); err != nil {
-			t.Errorf("stream %s: %v", name, err)
+	layouts(t, func(t *testing.T, w *world) {
+		w.feed(0, 2500)
+		v := w.view()
+		v.checkpoint()
+		w.check(2500)
+		w.feed(2500, 1500)
+		if _, err := v.batch(t.Context()); err != nil { // some of it, and no checkpoint of that: a crash
+			t.Fatal(err)
 		}
-	}
+		w.view()
+		w.check(4000)
+		for name := range v.known {
+			if _, err := w.js.Stream(t.Context(), name); err != nil {
+				t.Errorf("stream %s: %v", name, err)
+			}
+		}
+	})
 }
 
 // A stream that has less than the newest checkpoint says, as after a power
 // cut, goes on from an older one; without any it is made anew.
 func TestLostTail(t *testing.T) {
-	w := start(t)
-	w.feed(0, 1200)
-	v := w.view()
-	v.save(true)
-	w.feed(1200, 800)
-	v.work(t.Context())
-	v.save(true)
-	name := subject.NodeStream(subject.EdgeSide, "pump")
-	s, err := w.js.Stream(t.Context(), name)
-	if err != nil {
-		t.Fatal(err)
-	}
-	// A server cannot lose a tail on demand: a copy without it stands in.
-	cfg := s.CachedInfo().Config
-	var kept [][2]any
-	for i := uint64(1); i <= 1500; i++ {
-		m, err := s.GetMsg(t.Context(), i)
-		if err != nil {
+	layouts(t, func(t *testing.T, w *world) {
+		w.feed(0, 1200)
+		v := w.view()
+		v.checkpoint()
+		w.feed(1200, 800)
+		w.work(v)
+		v.checkpoint()
+		// A server cannot lose a tail on demand: a copy without it stands in.
+		s := w.stream("pump")
+		cfg, last := s.CachedInfo().Config, s.CachedInfo().State.LastSeq
+		var kept [][2]any
+		for i := uint64(1); i <= last*3/4; i++ {
+			m, err := s.GetMsg(t.Context(), i)
+			if err != nil {
+				t.Fatal(err)
+			}
+			kept = append(kept, [2]any{m.Subject, m.Data})
+		}
+		if err := w.js.DeleteStream(t.Context(), cfg.Name); err != nil {
 			t.Fatal(err)
 		}
-		kept = append(kept, [2]any{m.Subject, m.Data})
-	}
-	if err := w.js.DeleteStream(t.Context(), name); err != nil {
-		t.Fatal(err)
-	}
-	if _, err := w.js.CreateStream(t.Context(), cfg); err != nil {
-		t.Fatal(err)
-	}
-	for _, m := range kept {
-		subj := "n.e." + m[0].(string)[2:]
-		if _, err := w.js.Publish(t.Context(), subj, m[1].([]byte)); err != nil {
+		if _, err := w.js.CreateStream(t.Context(), cfg); err != nil {
 			t.Fatal(err)
 		}
-	}
-	w.view()
-	w.check(2000)
-
-	if err := w.js.DeleteStream(t.Context(), name); err != nil {
-		t.Fatal(err)
-	}
-	w.view()
-	w.check(2000)
-
-	for _, content := range []string{"{", `{"checkpoints":[]}`} {
-		if err := os.WriteFile(filepath.Join(w.dir, "streams.json"), []byte(content), 0o600); err != nil {
-			t.Fatal(err)
+		for _, m := range kept {
+			series, ok := subject.ParseSeries(m[0].(string)[2:])
+			if !ok {
+				t.Fatal(m[0])
+			}
+			if _, err := w.js.Publish(t.Context(), w.cfg.Layout.in(subject.EdgeSide, series), m[1].([]byte)); err != nil {
+				t.Fatal(err)
+			}
 		}
-		w.view().save(true)
+		w.view()
 		w.check(2000)
-	}
+
+		if err := w.js.DeleteStream(t.Context(), cfg.Name); err != nil {
+			t.Fatal(err)
+		}
+		w.view()
+		w.check(2000)
+
+		for _, content := range []string{"{", `{"checkpoints":[]}`} {
+			if err := os.WriteFile(filepath.Join(w.dir, CheckpointFile), []byte(content), 0o600); err != nil {
+				t.Fatal(err)
+			}
+			w.view().checkpoint()
+			w.check(2000)
+		}
+	})
 }
 
-// The streams of a node that leaves the tree go, and come back whole.
+// What streams hold of a node that leaves the tree goes, and comes back
+// whole, while the other nodes keep theirs.
 func TestNodeLeavesAndReturns(t *testing.T) {
-	w := start(t)
-	w.feed(0, 1000)
-	v := w.view()
-	v.save(true)
-	tombstone := func(v byte) []point.Point {
-		return []point.Point{{Series: point.Series{Up: "gw", Node: "pump", Type: point.TypeTombstone, Key: "0"}, DataType: point.Uint, Data: []byte{v}}}
+	layouts(t, func(t *testing.T, w *world) {
+		w.feed(0, 1000)
+		v := w.view()
+		v.checkpoint()
+		w.tombstone("pump", 1)
+		w.work(v)
+		if n := w.count("pump"); n != 0 {
+			t.Errorf("%d messages of a removed node are still there", n)
+		}
+		w.feed(1000, 10) // late points
+		w.work(v)
+		if n := w.count("pump"); n != 0 {
+			t.Errorf("%d late messages of a removed node are there", n)
+		}
+		if n := w.count("valve"); n != 1010 {
+			t.Errorf("%d messages of the other node, want 1010", n)
+		}
+		w.tombstone("pump", 2)
+		w.feed(1010, 490)
+		w.work(v)
+		w.check(1500)
+		v.checkpoint()
+		w.feed(1500, 100)
+		w.view()
+		w.check(1600)
+	})
+}
+
+// A crash at any place between leaving and being whole again.
+func TestCrashWhileNodeLeavesOrReturns(t *testing.T) {
+	layouts(t, func(t *testing.T, w *world) {
+		w.feed(0, 1000)
+		w.view().checkpoint()
+
+		w.tombstone("pump", 1)
+		v := New(w.cfg)
+		if err := v.recover(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := v.batch(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		if err := v.tidy(t.Context()); err != nil { // and no checkpoint
+			t.Fatal(err)
+		}
+		w.tombstone("pump", 2) // so that the next start finds it in the tree
+		w.feed(1000, 500)
+		w.view()
+		w.check(1500)
+
+		w.tombstone("pump", 3)
+		w.view().checkpoint()
+		w.feed(1500, 1500)
+		w.tombstone("pump", 4)
+		for reads := 0; ; reads++ { // each start reads a frame more before it crashes
+			cfg := w.cfg
+			cfg.Edge.Store = &failing{Store: cfg.Edge.Store, left: reads}
+			if New(cfg).work(t.Context(), func() {}) == nil {
+				break
+			}
+		}
+		w.view().checkpoint()
+		w.check(3000)
+	})
+}
+
+// failing is a store whose reads fail after some that succeed.
+type failing struct {
+	journal.Store
+	left int
+}
+
+func (f *failing) Next(ctx context.Context, seq uint64) (journal.Message, error) {
+	if f.left--; f.left < 0 {
+		return journal.Message{}, errors.New("the disk does not answer")
 	}
-	w.write(tombstone(1))
-	if err := v.work(t.Context()); err != nil {
-		t.Fatal(err)
-	}
-	if _, err := w.js.Stream(t.Context(), subject.NodeStream(subject.EdgeSide, "pump")); err == nil {
-		t.Error("the stream of a removed node is still there")
-	}
-	w.write(tombstone(2))
-	w.feed(1000, 500)
-	if err := v.work(t.Context()); err != nil {
-		t.Fatal(err)
-	}
-	w.check(1500)
-	v.save(true)
-	w.feed(1500, 100)
-	w.view()
-	w.check(1600)
+	return f.Store.Next(ctx, seq)
+}
+
+// Streams of the other layout, as a change that was interrupted leaves them,
+// are replaced.
+func TestOtherLayout(t *testing.T) {
+	layouts(t, func(t *testing.T, w *world) {
+		w.feed(0, 1500)
+		v := w.view()
+		v.checkpoint()
+		w.tombstone("valve", 1)
+		w.work(v)
+		v.checkpoint()
+		w.tombstone("valve", 2)
+		before := w.cfg.Layout
+		w.cfg.Layout = Layout{Shards: 3 - before.Shards}
+		w.view().checkpoint()
+		w.check(1500)
+		w.feed(1500, 100)
+		w.view()
+		w.check(1600)
+		if _, err := w.js.Stream(t.Context(), before.stream(subject.EdgeSide, "pump")); !errors.Is(err, jetstream.ErrStreamNotFound) {
+			t.Errorf("stream of layout %s: %v, want %v", before, err, jetstream.ErrStreamNotFound)
+		}
+	})
+}
+
+func TestManyNodesWarn(t *testing.T) {
+	layouts(t, func(t *testing.T, w *world) {
+		var log bytes.Buffer
+		w.cfg.Log = zerolog.New(&log)
+		var group []point.Point
+		for i := range manyNodes {
+			if group = append(group, point.Edge("gw", fmt.Sprintf("n%d", i), "sensor")...); len(group) > 200 {
+				w.write(group)
+				group = nil
+			}
+		}
+		w.write(group)
+		v := New(w.cfg)
+		v.want()
+		v.want()
+		want := 1
+		if w.cfg.Layout.Shards > 0 {
+			want = 0
+		}
+		if n := strings.Count(log.String(), "sapflow-hub streams rebuild --layout shard --data "+w.dir); n != want {
+			t.Errorf("%d warnings, want %d: %s", n, want, &log)
+		}
+	})
 }
 
 // The default keeps exactly the newest of each subject.
 func TestLimitPerSubject(t *testing.T) {
-	w := start(t)
-	w.cfg.MaxPerSubject = 100
-	w.feed(0, 1500)
-	w.view()
-	s, err := w.js.Stream(t.Context(), subject.NodeStream(subject.EdgeSide, "pump"))
+	layouts(t, func(t *testing.T, w *world) {
+		w.cfg.MaxPerSubject = 100
+		w.feed(0, 1500)
+		w.view().checkpoint()
+		w.checkLimit(100)
+		w.cfg.MaxPerSubject = 50
+		w.view()
+		w.checkLimit(50)
+	})
+}
+
+func (w *world) checkLimit(want uint64) {
+	w.Helper()
+	info, err := w.stream("pump").Info(w.Context(), jetstream.WithSubjectFilter(">"))
 	if err != nil {
-		t.Fatal(err)
-	}
-	info, err := s.Info(t.Context(), jetstream.WithSubjectFilter(">"))
-	if err != nil {
-		t.Fatal(err)
+		w.Fatal(err)
 	}
 	for i := range 3 {
 		subj := fmt.Sprintf("p.pump.v.%d", i)
-		if got := info.State.Subjects[subj]; got != 100 {
-			t.Errorf("%s has %d messages, want 100", subj, got)
+		if got := info.State.Subjects[subj]; got != want {
+			w.Errorf("%s has %d messages, want %d", subj, got, want)
 		}
-	}
-	if info.State.FirstSeq != 1201 {
-		t.Errorf("first message kept is %d, want 1201", info.State.FirstSeq)
 	}
 }
 
 func TestCheckpointFileIsSmall(t *testing.T) {
-	w := start(t)
-	v := w.view()
-	for range 3 * checkpointsKept {
-		v.save(true)
-	}
-	b, err := os.ReadFile(filepath.Join(w.dir, "streams.json"))
-	if err != nil {
-		t.Fatal(err)
-	}
-	var f file
-	if err := json.Unmarshal(b, &f); err != nil {
-		t.Fatal(err)
-	}
-	if len(f.Checkpoints) != checkpointsKept {
-		t.Errorf("%d checkpoints, want %d", len(f.Checkpoints), checkpointsKept)
-	}
+	layouts(t, func(t *testing.T, w *world) {
+		v := w.view()
+		for range 3 * checkpointsKept {
+			v.checkpoint()
+		}
+		b, err := os.ReadFile(filepath.Join(w.dir, CheckpointFile))
+		if err != nil {
+			t.Fatal(err)
+		}
+		var f file
+		if err := json.Unmarshal(b, &f); err != nil {
+			t.Fatal(err)
+		}
+		if len(f.Checkpoints) != checkpointsKept {
+			t.Errorf("%d checkpoints, want %d", len(f.Checkpoints), checkpointsKept)
+		}
+	})
 }
