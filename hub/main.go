@@ -31,6 +31,7 @@ type commands struct {
 	Serve   serveCmd    `cmd:"" help:"Run the hub."`
 	Device  deviceCmd   `cmd:"" help:"Add, list and revoke gateways."`
 	Node    nodeCmd     `cmd:"" help:"Change the tree."`
+	Streams streamsCmd  `cmd:"" help:"Change how node streams are laid out."`
 	Get     cli.Get     `cmd:"" help:"Print a node with its points."`
 	Set     cli.Set     `cmd:"" help:"Write a value."`
 	Tree    cli.Tree    `cmd:"" help:"Print a tree with its present values."`

@@ -4,10 +4,8 @@ import (
 	"bytes"
 	"context"
 	"crypto/tls"
-	"encoding/json"
 	"errors"
 	"fmt"
-	"io/fs"
 	"net"
 	"net/http"
 	"os"
@@ -58,13 +56,14 @@ type hub struct {
 	stages *daemon.Stages
 	log    zerolog.Logger
 
-	root  string
-	keys  *cred.Keys
-	nats  *natsd.Server
-	conns map[string]*nats.Conn // by account
-	js    jetstream.JetStream
-	meta  bus.Meta // of the snapshot
-	clock bus.Clock
+	root   string
+	layout streams.Layout
+	keys   *cred.Keys
+	nats   *natsd.Server
+	conns  map[string]*nats.Conn // by account
+	js     jetstream.JetStream
+	meta   bus.Meta // of the snapshot
+	clock  bus.Clock
 
 	edge, down, own jetstream.Stream
 	bell            view.Bell
@@ -75,9 +74,13 @@ type hub struct {
 	httpAddr        string
 }
 
+func newHub(cfg config.Config) *hub {
+	return &hub{cfg: cfg, log: cfg.Log, conns: map[string]*nats.Conn{}}
+}
+
 // Run runs a hub until ctx ends.
 func Run(ctx context.Context, cfg config.Config) (err error) {
-	h := &hub{cfg: cfg, log: cfg.Log, conns: map[string]*nats.Conn{}}
+	h := newHub(cfg)
 	if h.dir, err = daemon.Open(cfg.Data); err != nil {
 		return err
 	}
@@ -129,26 +132,11 @@ func (h *hub) openIdentity(context.Context) (err error) {
 			return err
 		}
 	}
-	var id struct {
-		Root string `json:"root"`
-	}
-	b, err := os.ReadFile(h.dir.Join("hub.json"))
-	switch {
-	case errors.Is(err, fs.ErrNotExist):
-		id.Root = client.NewID()
-		if b, err = json.Marshal(id); err == nil {
-			err = daemon.WriteFile(h.dir.Join("hub.json"), b)
-		}
-	case err == nil:
-		err = json.Unmarshal(b, &id)
-	}
-	if err == nil {
-		err = point.CheckID(id.Root)
-	}
+	rec, err := openRecord(h.dir, h.cfg.NodeStreams.Layout)
 	if err != nil {
 		return fmt.Errorf("identity of the hub: %w", err)
 	}
-	h.root = id.Root
+	h.root, h.layout = rec.Root, rec.NodeStreams
 	return nil
 }
 
@@ -323,18 +311,19 @@ func (h *hub) source(name string, s jetstream.Stream, subject string, author fun
 	}
 }
 
+// sources returns the logs that views follow.
+func (h *hub) sources() (edge, own view.Source) {
+	return h.source(subject.StreamEdge, h.edge, subject.LogsOf(subject.StreamEdge), subject.ParseLog),
+		h.source(subject.StreamHub, h.own, subject.LogHub, author)
+}
+
 func (h *hub) startViews(context.Context) error {
-	edge := h.source(subject.StreamEdge, h.edge, subject.LogsOf(subject.StreamEdge), subject.ParseLog)
-	own := h.source(subject.StreamHub, h.own, subject.LogHub, author)
+	edge, own := h.sources()
 	h.relay = relay.New(relay.Config{
 		Hub: own, Edge: edge, Instance: h.bus, Door: h.door, Done: h.meta.Views, Wake: h.bell.Listen(), Log: h.log,
 	})
 	h.stages.Start("relay", h.relay.Run)
-	nodes := streams.New(streams.Config{
-		Conn: h.conns[cred.CORE], JS: h.js, Edge: edge, Hub: own, Instance: h.bus, Dir: h.dir.Path,
-		MaxPerSubject: h.cfg.NodeStreams.MaxPerSubject, Wake: h.bell.Listen(), Log: h.log,
-	})
-	h.stages.Start("node streams", nodes.Run)
+	h.stages.Start("node streams", h.nodeStreams(edge, own).Run)
 	h.stages.Start("snapshots", func(ctx context.Context) error {
 		return daemon.Every(ctx, snapshotEvery, func() {
 			if err := h.save(); err != nil {
@@ -343,6 +332,14 @@ func (h *hub) startViews(context.Context) error {
 		})
 	})
 	return nil
+}
+
+// nodeStreams returns the view of the logs that fills the node streams.
+func (h *hub) nodeStreams(edge, own view.Source) *streams.View {
+	return streams.New(streams.Config{
+		Conn: h.conns[cred.CORE], JS: h.js, Edge: edge, Hub: own, Instance: h.bus, Layout: h.layout, Dir: h.dir.Path,
+		MaxPerSubject: h.cfg.NodeStreams.MaxPerSubject, Wake: h.bell.Listen(), Log: h.log,
+	})
 }
 
 func (h *hub) startDoor(ctx context.Context) error {

@@ -9,6 +9,7 @@ import (
 	"path/filepath"
 	"regexp"
 	"strings"
+	"sync"
 	"syscall"
 	"testing"
 
@@ -37,14 +38,16 @@ func TestReadme(t *testing.T) {
 		cmd.Env = append(environ(), "SAPFLOW_HTTP=127.0.0.1:0", "SAPFLOW_LEAF=127.0.0.1:0", "SAPFLOW_LISTEN=127.0.0.1:0")
 		return cmd
 	}
-	background := func(line string) {
+	background := func(line string) (stop func()) {
 		t.Helper()
 		cmd := run(line)
 		must(cmd.Start())
-		t.Cleanup(func() {
+		stop = sync.OnceFunc(func() {
 			_ = cmd.Process.Signal(syscall.SIGTERM)
 			_ = cmd.Wait()
 		})
+		t.Cleanup(stop)
+		return stop
 	}
 	running := func(data string) (r *client.Running) {
 		t.Helper()
@@ -56,6 +59,7 @@ func TestReadme(t *testing.T) {
 		return r
 	}
 	var token, url string
+	var stopHub func()
 	count := 0
 	for _, line := range readmeCommands(t) {
 		count++
@@ -64,13 +68,15 @@ func TestReadme(t *testing.T) {
 		verb := strings.Fields(line)[1]
 		switch {
 		case verb == "serve":
-			background(line)
+			stopHub = background(line)
 			url = "http://" + running("hub-data").HTTP
 			continue
 		case verb == "run":
 			background(line)
 			running("gw-data")
 			continue
+		case verb == "streams":
+			stopHub()
 		case verb == "watch":
 			line = strings.Replace(line, "watch", "watch --count 1", 1)
 			background("sh -c 'while ! bin/sapflow-agent set office note hello --data gw-data; do :; done; while bin/sapflow-agent set office note hello --data gw-data; do :; done'")

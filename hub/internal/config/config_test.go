@@ -61,6 +61,7 @@ leaf: 127.0.0.1:3
 listen: 127.0.0.1:3
 leafAdvertise: tls://hub.example.com:443
 nodeStreams:
+  layout: shard
   maxPerSubject: 7
 `
 	got, err := load(t, file, "--http", "127.0.0.1:1", "--node-streams-max-per-subject", "8")
@@ -70,7 +71,7 @@ nodeStreams:
 	if got.HTTP != "127.0.0.1:1" || got.Leaf != "127.0.0.1:2" || got.Listen != "127.0.0.1:3" || got.Data != "file" {
 		t.Errorf("flag, environment, file: got %q, %q, %q, %q", got.HTTP, got.Leaf, got.Listen, got.Data)
 	}
-	if !got.ListenGiven || got.NodeStreams.MaxPerSubject != 8 || got.LeafAdvertise != "tls://hub.example.com:443" {
+	if !got.ListenGiven || got.NodeStreams != (config.NodeStreams{Layout: "shard", MaxPerSubject: 8}) || got.LeafAdvertise != "tls://hub.example.com:443" {
 		t.Errorf("got %+v", got)
 	}
 }
@@ -89,6 +90,7 @@ func TestRefused(t *testing.T) {
 		{"", []string{"--data=d", "--http=8080"}, "host:port"},
 		{"", []string{"--data=d", "--tls-cert=c"}, "--tls-key"},
 		{"", []string{"--data=d", "--node-streams-max-per-subject=0"}, "at least 1"},
+		{"nodeStreams:\n  layout: heap\n", []string{"--data=d"}, `"heap", it must be node or shard`},
 	} {
 		if _, err := load(t, tc.file, tc.flags...); err == nil || !strings.Contains(err.Error(), tc.want) || strings.Contains(err.Error(), "\n") {
 			t.Errorf("%q %v: got %v, want %q", tc.file, tc.flags, err, tc.want)

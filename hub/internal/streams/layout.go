@@ -105,8 +105,8 @@ func (w listening) config(name string, maxPerSubject int) jetstream.StreamConfig
 	}
 }
 
-// owned tells whether a stream is a node stream of any layout.
-func owned(name string) bool {
+// Owned tells whether a stream is a node stream of any layout.
+func Owned(name string) bool {
 	_, _, ok := subject.ParseNodeStream(name)
 	return ok || subject.IsShardStream(name)
 }

@@ -221,7 +221,7 @@ func (v *View) recover(ctx context.Context) error {
 	have := map[string]*jetstream.StreamInfo{}
 	list := v.cfg.JS.ListStreams(ctx)
 	for info := range list.Info() {
-		if owned(info.Config.Name) {
+		if Owned(info.Config.Name) {
 			have[info.Config.Name] = info
 		}
 	}
