@@ -16,7 +16,7 @@ else
 TEST = $(GO) test
 endif
 
-.PHONY: help build demo test lint cross check bench bench-codec bench-link fuzz golden walk clean FORCE
+.PHONY: help build demo test lint cross check bench bench-codec bench-log bench-link fuzz golden walk clean FORCE
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -56,6 +56,9 @@ bench: build ## figures beside peers, into shared/bench/RESULTS.md
 
 bench-codec: ## bytes and time a point beside other codecs, into shared/bench/RESULTS.md
 	$(GO) -C shared/bench run . codec
+
+bench-log: build ## start of a large hub and cost of a point there, into shared/bench/RESULTS.md
+	$(GO) -C shared/bench run . log -bin $(CURDIR)/$(BIN)
 
 bench-link: build ## cost of a line beside NATS and MQTT, into shared/bench/RESULTS.md
 	$(GO) -C shared/bench run . link -bin $(CURDIR)/$(BIN)

@@ -4,6 +4,7 @@
 //	go -C shared/bench run . demo
 //	go -C shared/bench run . figures [-quick] [-json]
 //	go -C shared/bench run . codec [-quick] [-json]
+//	go -C shared/bench run . log [-quick] [-json] [-only PART]
 //	go -C shared/bench run . link [-quick] [-json] [-only ROW] [-scale N]
 package main
 
@@ -19,6 +20,7 @@ import (
 	"github.com/sapflow/sapflow/shared/bench/internal/codec"
 	"github.com/sapflow/sapflow/shared/bench/internal/demo"
 	"github.com/sapflow/sapflow/shared/bench/internal/figures"
+	"github.com/sapflow/sapflow/shared/bench/internal/logs"
 	"github.com/sapflow/sapflow/shared/bench/internal/radio"
 	"github.com/sapflow/sapflow/shared/cli"
 )
@@ -28,6 +30,7 @@ const usage = `Usage: bench COMMAND [flags]
     demo      a hub and two gateways, shown and checked in a minute
     figures   measure; writes RESULTS.md and RESULTS.json
     codec     bytes and time a point beside other codecs; writes RESULTS.md and codec.json
+    log       start of a large hub, cost of a point at the hub; writes RESULTS.md and log.json
     link      cost and behaviour of a line beside NATS and MQTT; writes RESULTS.md and link.json
 `
 
@@ -46,6 +49,8 @@ func main() {
 		run = runFigures
 	case "codec":
 		run = runCodec
+	case "log":
+		run = runLog
 	case "link":
 		run = runLink
 	case figures.StockCommand: // started by figures itself
@@ -129,6 +134,23 @@ func runCodec(ctx context.Context, args []string) error {
 	_ = f.Parse(args) // exits
 	return codec.Run(ctx, codec.Config{
 		Trace: trace, Quick: *quick, JSON: *asJSON, Out: os.Stdout, Table: "RESULTS.md", Data: "codec.json",
+	})
+}
+
+func runLog(ctx context.Context, args []string) error {
+	f := flag.NewFlagSet("log", flag.ExitOnError)
+	bin := binaries(f)
+	quick := f.Bool("quick", false, "one small run of everything, nothing is written unless -json")
+	asJSON := f.Bool("json", false, "print JSON instead of writing RESULTS.md and log.json")
+	only := f.String("only", "", "measure one part: "+logs.PartNames())
+	_ = f.Parse(args) // exits
+	dir, err := checkBin(*bin)
+	if err != nil {
+		return err
+	}
+	return logs.Run(ctx, logs.Config{
+		Bin: dir, Trace: trace, Quick: *quick, JSON: *asJSON, Only: *only, Out: os.Stdout, Progress: os.Stderr,
+		Table: "RESULTS.md", Data: "log.json",
 	})
 }
 
