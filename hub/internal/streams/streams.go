@@ -284,6 +284,9 @@ func (v *View) resume(name string, side subject.Side, last uint64) (*nodeStream,
 // want returns the streams that must exist now. Nodes that are gone get
 // theirs when they are filled.
 func (v *View) want() map[string]listening {
+	if v.cfg.Layout.Shards > 0 {
+		return v.cfg.Layout.want(nil) // the same for any nodes
+	}
 	var nodes []string
 	v.cfg.Instance.View(func(_ *state.State, t *tree.Tree) {
 		for _, n := range t.Subtree(t.Root()) {
@@ -292,7 +295,7 @@ func (v *View) want() map[string]listening {
 			}
 		}
 	})
-	many := len(nodes) > manyNodes && v.cfg.Layout.Shards == 0
+	many := len(nodes) > manyNodes
 	if many && !v.warned {
 		v.cfg.Log.Warn().Int("nodes", len(nodes)).
 			Str("run", "sapflow-hub streams rebuild --layout shard --data "+v.cfg.Dir).
