@@ -30,6 +30,7 @@ type commands struct {
 	cli.Flags
 	Enroll  enrollCmd   `cmd:"" help:"Make this gateway known to a hub."`
 	Run     runCmd      `cmd:"" help:"Run the agent."`
+	Store   cli.Store   `cmd:"" help:"Check or count what a stopped instance has stored."`
 	Status  cli.Status  `cmd:"" help:"Print how the agent and its link are."`
 	Tree    cli.Tree    `cmd:"" help:"Print a tree with its present values."`
 	Get     cli.Get     `cmd:"" help:"Print a node with its points."`
@@ -41,7 +42,7 @@ type commands struct {
 }
 
 func main() {
-	app := cli.App{Name: "sapflow-agent", Description: description, Version: version, Commands: &commands{}}
+	app := cli.App{Name: "sapflow-agent", Description: description, Version: version, Commands: &commands{}, Store: openStore}
 	os.Exit(app.Main())
 }
 

@@ -37,11 +37,12 @@ type commands struct {
 	Tree    cli.Tree    `cmd:"" help:"Print a tree with its present values."`
 	Watch   cli.Watch   `cmd:"" help:"Print values as they come."`
 	History cli.History `cmd:"" help:"Print what a value was."`
+	Store   cli.Store   `cmd:"" help:"Check or count what a stopped instance has stored."`
 	Status  cli.Status  `cmd:"" help:"Print how the hub is."`
 }
 
 func main() {
-	app := cli.App{Name: "sapflow-hub", Description: description, Version: version, Commands: &commands{}}
+	app := cli.App{Name: "sapflow-hub", Description: description, Version: version, Commands: &commands{}, Store: openStore}
 	os.Exit(app.Main())
 }
 

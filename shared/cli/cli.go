@@ -1,8 +1,9 @@
 // Package cli owns what the command lines of hub and agent share: how they
 // are parsed, which exit code an error means, how they log, and the commands
-// that both have (get, set, tree, watch, history, status).
+// that both have (get, set, tree, watch, history, status, store).
 //
-// It talks to a running instance through package client only. Exit codes: 0
+// It talks to a running instance through package client only, and reads the
+// store of a stopped one with what the binary opens. Exit codes: 0
 // done, 1 refused or failed (one line on standard error: what, then a hint),
 // 2 wrong usage.
 package cli
@@ -36,6 +37,7 @@ type App struct {
 	Description string // what it is and examples, shown by --help
 	Version     string // shown by --version
 	Commands    any    // pointer to a kong grammar with Flags embedded
+	Store       OpenStore
 }
 
 // Flags are the flags of every command line.
@@ -83,7 +85,7 @@ func (a App) Run(args []string, stdout, stderr io.Writer) (code int) {
 		kong.Name(a.Name), kong.Description(a.Description), kong.Vars{"version": a.Name + " " + a.Version},
 		kong.Writers(stdout, stderr), kong.Exit(func(code int) { panic(exit(code)) }),
 		kong.ConfigureHelp(kong.HelpOptions{Compact: true, NoExpandSubcommands: true, NoAppDescFormat: true}),
-		kong.BindTo(ctx, (*context.Context)(nil)), kong.Bind(out),
+		kong.BindTo(ctx, (*context.Context)(nil)), kong.Bind(out, a.Store),
 	)
 	if err != nil {
 		return a.fail(stderr, err)

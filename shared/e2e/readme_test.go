@@ -75,7 +75,7 @@ func TestReadme(t *testing.T) {
 			background(line)
 			running("gw-data")
 			continue
-		case verb == "streams":
+		case verb == "streams", verb == "store":
 			stopHub()
 		case verb == "watch":
 			line = strings.Replace(line, "watch", "watch --count 1", 1)
