@@ -49,25 +49,17 @@ type Summary struct {
 }
 
 // Walk calls visit for each message of a store up to a stream sequence, in
-// order. err of a message that the store cannot give is not nil, and it has
-// its number only. A store that does not answer at all ends the walk.
-func Walk(ctx context.Context, s Store, last uint64, visit func(m Message, err error)) error {
+// order. A message that the server finds damaged is passed over by it.
+func Walk(ctx context.Context, s Store, last uint64, visit func(Message)) error {
 	for seq := uint64(1); seq <= last; {
 		m, err := s.Next(ctx, seq)
-		switch {
-		case ctx.Err() != nil:
-			return context.Cause(ctx)
-		case errors.Is(err, ErrEmpty):
+		if errors.Is(err, ErrEmpty) || err == nil && m.Seq > last {
 			return nil
-		case err != nil:
-			if _, lastErr := s.Last(ctx); lastErr != nil && !errors.Is(lastErr, ErrEmpty) {
-				return err
-			}
-			visit(Message{Seq: seq}, err)
-			seq++
-			continue
 		}
-		visit(m, nil)
+		if err != nil {
+			return err
+		}
+		visit(m)
 		seq = m.Seq + 1
 	}
 	return nil
@@ -80,21 +72,14 @@ func Walk(ctx context.Context, s Store, last uint64, visit func(m Message, err e
 func Check(ctx context.Context, s Store, last uint64) ([]*Summary, error) {
 	var list []*Summary
 	logs := map[string]*Summary{}
-	of := func(subject string) *Summary {
-		l := logs[subject]
+	err := Walk(ctx, s, last, func(m Message) {
+		l := logs[m.Subject]
 		if l == nil {
-			l = &Summary{Subject: subject}
-			logs[subject] = l
+			l = &Summary{Subject: m.Subject}
+			logs[m.Subject] = l
 			list = append(list, l)
 		}
-		return l
-	}
-	err := Walk(ctx, s, last, func(m Message, err error) {
-		if err != nil {
-			of("").problem(Problem{StreamSeq: m.Seq, What: "the store cannot read the message: " + err.Error()})
-			return
-		}
-		of(m.Subject).add(m)
+		l.add(m)
 	})
 	for _, l := range list {
 		l.finish()

@@ -162,7 +162,26 @@ func (v *View) work(ctx context.Context, progress func()) (err error) {
 		}
 		progress()
 	}
-	return nil
+	if v.caughtUp() {
+		return nil
+	}
+	if err := v.abandon(); err != nil {
+		return err
+	}
+	return v.work(ctx, progress) // from the beginning, which always catches up
+}
+
+// abandon forgets the streams that hold more than the logs can tell, as when
+// a frame was damaged after it was published: from here on they would take
+// new points for old ones.
+func (v *View) abandon() error {
+	for name, s := range v.known {
+		if s.skip > 0 || s.from > *v.place.of(s.side) {
+			v.forget(name)
+		}
+	}
+	v.known = nil
+	return v.write(daemon.WriteFile)
 }
 
 // Filled is what Fill has done.
@@ -241,7 +260,7 @@ func (v *View) recover(ctx context.Context) error {
 				}
 				continue
 			}
-			v.cfg.Log.Warn().Str("stream", name).Uint64("last_seq", info.State.LastSeq).Msg("stream is behind its checkpoints, rebuilding")
+			v.cfg.Log.Warn().Str("stream", name).Uint64("last_seq", info.State.LastSeq).Msg("stream and checkpoints do not fit, rebuilding")
 		}
 		if err := v.remove(ctx, name); err != nil {
 			return err

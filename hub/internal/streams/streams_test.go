@@ -272,6 +272,26 @@ func TestLostTail(t *testing.T) {
 	})
 }
 
+// A stream that holds more than the log tells, as when a frame was damaged
+// after it was published, must not take new points for old ones.
+func TestStreamHasMoreThanTheLog(t *testing.T) {
+	layouts(t, func(t *testing.T, w *world) {
+		w.feed(0, 1000)
+		w.view().checkpoint()
+		extra := point.Series{Node: "pump", Type: "v", Key: "0"}
+		if _, err := w.js.Publish(t.Context(), w.cfg.Layout.in(subject.EdgeSide, extra), []byte("what no frame has")); err != nil {
+			t.Fatal(err)
+		}
+		v := w.view()
+		w.feed(1000, 500)
+		w.work(v)
+		w.check(1500)
+		v.checkpoint()
+		w.view()
+		w.check(1500)
+	})
+}
+
 // What streams hold of a node that leaves the tree goes, and comes back
 // whole, while the other nodes keep theirs.
 func TestNodeLeavesAndReturns(t *testing.T) {
