@@ -11,7 +11,6 @@ import (
 	"github.com/sapflow/sapflow/shared/client"
 	"github.com/sapflow/sapflow/shared/journal"
 	"github.com/sapflow/sapflow/shared/natstest"
-	"github.com/sapflow/sapflow/shared/subject"
 )
 
 // countUp writes the numbers from..to-1 to a series, one durable write each.
@@ -87,7 +86,7 @@ func TestBoxReplaced(t *testing.T) {
 func checkNodeStreamCount(t *testing.T, h *hub, node string, n int) {
 	t.Helper()
 	next := 0
-	stored(t, openStore(t, h.dir), subject.NodeStream(subject.EdgeSide, node), func(m journal.Message) {
+	storedOf(t, openStore(t, h.dir), node, func(m journal.Message) {
 		p := decode(t, m)
 		if p.Type != "count" {
 			return

@@ -78,6 +78,22 @@ func stored(t *testing.T, js jetstream.JetStream, stream string, visit func(jour
 	}
 }
 
+// storedOf calls visit for each message of a node that gateways authored, in
+// either layout of node streams.
+func storedOf(t *testing.T, js jetstream.JetStream, node string, visit func(journal.Message)) {
+	t.Helper()
+	for _, name := range streamNames(t, js) {
+		if name != subject.NodeStream(subject.EdgeSide, node) && !strings.HasPrefix(name, "SE_") {
+			continue
+		}
+		stored(t, js, name, func(m journal.Message) {
+			if strings.HasPrefix(m.Subject, subject.Write+"."+node+".") {
+				visit(m)
+			}
+		})
+	}
+}
+
 // streamNames returns all streams.
 func streamNames(t *testing.T, js jetstream.JetStream) []string {
 	t.Helper()

@@ -14,6 +14,7 @@ import (
 	"os/exec"
 	"slices"
 	"strconv"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -26,7 +27,6 @@ import (
 	"github.com/sapflow/sapflow/shared/journal"
 	"github.com/sapflow/sapflow/shared/natstest"
 	"github.com/sapflow/sapflow/shared/point"
-	"github.com/sapflow/sapflow/shared/subject"
 )
 
 const traceFile = "testdata/occupancy.csv.gz"
@@ -174,12 +174,14 @@ func timeOf(s *api.Sample) uint64 {
 	return point.Nanos(at)
 }
 
-// TestTrace carries the whole trace through cuts and crashes of everything.
+// TestTrace carries the whole trace through cuts and crashes of everything, at
+// a hub whose nodes share streams; then these are laid out by node, with a
+// crash on the way.
 func TestTrace(t *testing.T) {
 	t.Parallel()
 	rng := random(t)
 	rows := readTrace(t)
-	h := startHub(t, "--node-streams-max-per-subject", "50000")
+	h := startHub(t, "--node-streams-max-per-subject", "50000", "--node-streams-layout", "shard")
 	g := h.addGateway("gw1", "", natstest.LinkConfig{Rate: 500_000, Delay: 10 * time.Millisecond})
 	f := &feeder{node: addNode(t, g.client, g.id, "office"), rows: rows}
 
@@ -202,6 +204,24 @@ func TestTrace(t *testing.T) {
 	g.stop()
 	h.stop()
 	checkNodeStream(t, rows, openStore(t, h.dir), f.node)
+
+	rebuild := []string{"streams", "rebuild", "--layout", "node", "--max-per-subject", "50000", "--data", h.dir}
+	killed := exec.Command(hubBin, rebuild...)
+	killed.Env = environ()
+	if err := killed.Start(); err != nil {
+		t.Fatal(err)
+	}
+	<-time.After(time.Duration(rng.IntN(400)) * time.Millisecond) // at any moment
+	_ = killed.Process.Kill()
+	_ = killed.Wait()
+	if out, code := command(t, hubBin, rebuild...); code != 0 {
+		t.Fatalf("rebuild: code %d, %s", code, out)
+	}
+	js := openStore(t, h.dir)
+	if names := strings.Join(streamNames(t, js), " "); strings.Contains(names, "SE_") {
+		t.Errorf("streams of the other layout are there: %s", names)
+	}
+	checkNodeStream(t, rows, js, f.node)
 }
 
 // chaos feeds a piece of the trace, and something breaks meanwhile.
@@ -392,7 +412,7 @@ func sameBits(a, b float64) bool { return math.Float64bits(a) == math.Float64bit
 func checkNodeStream(t *testing.T, rows []row, js jetstream.JetStream, node string) {
 	t.Helper()
 	got := map[string][]row{}
-	stored(t, js, subject.NodeStream(subject.EdgeSide, node), func(m journal.Message) {
+	storedOf(t, js, node, func(m journal.Message) {
 		p := decode(t, m)
 		if v, ok := p.Float64(); ok {
 			got[p.Type] = append(got[p.Type], row{p.Time, p.Type, v})
