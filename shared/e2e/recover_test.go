@@ -79,6 +79,7 @@ func TestBoxReplaced(t *testing.T) {
 	g.stop()
 	h.stop()
 	checkNodeStreamCount(t, h, n, 40)
+	checkStores(t, h, g)
 }
 
 // checkNodeStreamCount tells whether the stream of what gateways authored
@@ -173,6 +174,7 @@ func TestHubRestored(t *testing.T) {
 		g.stop()
 	}
 	h.stop()
+	checkStores(t, h, gateways...)
 	for i := range gateways {
 		checkNodeStreamCount(t, h, nodes[i], ends[i]+5)
 		checkNodeStreamCount(t, h, later[i], 5)

@@ -43,6 +43,19 @@ func openStore(t *testing.T, dataDir string) jetstream.JetStream {
 	return js
 }
 
+// checkStores has every stopped instance find its store whole.
+func checkStores(t *testing.T, h *hub, gateways ...*gateway) {
+	t.Helper()
+	if out, code := command(t, hubBin, "store", "check", "--data", h.dir); code != 0 {
+		t.Errorf("store of the hub: code %d\n%s", code, out)
+	}
+	for _, g := range gateways {
+		if out, code := command(t, agentBin, "store", "check", "--data", g.dir); code != 0 {
+			t.Errorf("store of %s: code %d\n%s", g.name, code, out)
+		}
+	}
+}
+
 // stored calls visit for each message of a stream in order.
 func stored(t *testing.T, js jetstream.JetStream, stream string, visit func(journal.Message)) {
 	t.Helper()

@@ -204,6 +204,7 @@ func TestTrace(t *testing.T) {
 	g.stop()
 	h.stop()
 	checkNodeStream(t, rows, openStore(t, h.dir), f.node)
+	checkStores(t, h, g)
 
 	rebuild := []string{"streams", "rebuild", "--layout", "node", "--max-per-subject", "50000", "--data", h.dir}
 	killed := exec.Command(hubBin, rebuild...)
