@@ -346,7 +346,11 @@ func (v *View) configure(ctx context.Context, want jetstream.StreamConfig, have 
 	if have != nil && have.MaxMsgsPerSubject == want.MaxMsgsPerSubject && have.SubjectTransform != nil && *have.SubjectTransform == *want.SubjectTransform {
 		return nil
 	}
-	ctx, cancel := context.WithTimeout(ctx, ackWait)
+	if err := ctx.Err(); err != nil {
+		return err
+	}
+	// What is given up goes on in the server, which must not stop meanwhile.
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), ackWait)
 	defer cancel()
 	if _, err := v.cfg.JS.CreateOrUpdateStream(ctx, want); err != nil {
 		return fmt.Errorf("create stream %s: %w", want.Name, err)
