@@ -30,6 +30,9 @@ func openStore(ctx context.Context, path string) (_ *cli.Stopped, err error) {
 		return nil, err
 	}
 	stages.OnStop(server.Close)
+	if err := server.OpenStore(); err != nil {
+		return nil, err
+	}
 	nc, err := server.Connect(leaf.STORE, "store")
 	if err != nil {
 		return nil, err

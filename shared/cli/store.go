@@ -1,13 +1,16 @@
 package cli
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"os"
 	"path/filepath"
 	"slices"
 	"strconv"
+	"strings"
 	"syscall"
 	"time"
 
@@ -49,6 +52,7 @@ type StoreTarget struct {
 type stored struct {
 	Streams   []storedStream   `json:"streams"`
 	Snapshots []storedSnapshot `json:"snapshots"`
+	Removed   []journal.Span   `json:"removed,omitempty"` // oldest frames that a limit removed
 	FreeBytes uint64           `json:"freeBytes"`
 	Problems  []string         `json:"problems"`
 }
@@ -173,6 +177,11 @@ func (r *stored) snapshots(dir string, ends map[string]uint64) error {
 			r.Problems = append(r.Problems, fmt.Sprintf("%s: %s; the other one or the logs are used", f.Name, f.Err))
 			continue
 		}
+		if len(r.Snapshots) == 0 {
+			r.Removed = slices.SortedFunc(maps.Values(f.Meta.Removed), func(a, b journal.Span) int {
+				return cmp.Or(strings.Compare(a.Stream, b.Stream), cmp.Compare(a.From, b.From))
+			})
+		}
 		r.Snapshots = append(r.Snapshots, storedSnapshot{f.Name, f.Bytes, f.Time, f.Points})
 		for stream, seq := range f.Meta.Streams {
 			if end := ends[stream]; i == 0 && seq > end {
@@ -283,6 +292,9 @@ func (c StoreStats) Run(ctx context.Context, out *Out, open OpenStore) error {
 	rows := [][]string{}
 	for _, s := range r.Snapshots {
 		rows = append(rows, []string{s.Name, fmt.Sprintf("%d points, %s, %s ago", s.Points, sizeText(uint64(s.Bytes)), span(time.Since(s.Time)))})
+	}
+	for _, s := range r.Removed {
+		rows = append(rows, []string{"removed", fmt.Sprintf("%d points of %s, %s to %s, %d of them nowhere else", s.Points, s.Stream, dateText(s.From), dateText(s.To), s.Unsent)})
 	}
 	rows = append(rows, []string{"free", sizeText(r.FreeBytes)})
 	if n := len(r.Problems); n > 0 {
