@@ -6,6 +6,8 @@ import (
 	"crypto/tls"
 	"errors"
 	"fmt"
+	"maps"
+	"math"
 	"net"
 	"net/http"
 	"os"
@@ -29,6 +31,7 @@ import (
 	"github.com/sapflow/sapflow/shared/bus"
 	"github.com/sapflow/sapflow/shared/client"
 	"github.com/sapflow/sapflow/shared/daemon"
+	"github.com/sapflow/sapflow/shared/frame"
 	"github.com/sapflow/sapflow/shared/history"
 	"github.com/sapflow/sapflow/shared/journal"
 	"github.com/sapflow/sapflow/shared/point"
@@ -71,6 +74,10 @@ type hub struct {
 	fleet           *fleet.Registry
 	door            *door.Door
 	relay           *relay.Relay
+	streams         *streams.View
+	out             *journal.Log // HUB
+	guard           journal.Guard
+	keeper          *journal.Keeper
 	httpAddr        string
 }
 
@@ -191,6 +198,52 @@ func (h *hub) store(s jetstream.Stream, subject string) *journal.JetStream {
 	return journal.NewStore(h.js, s, subject)
 }
 
+// written returns a store that is written to.
+func (h *hub) written(s jetstream.Stream, subject string) journal.Store {
+	return h.guard.Of(h.store(s, subject))
+}
+
+// shelves are the logs that the keeper may take from.
+func (h *hub) shelves() []journal.Shelf {
+	safe := func(stream string, view func() (edge, hub uint64)) uint64 {
+		edge, hub := view()
+		if stream == subject.StreamHub {
+			return min(h.bus.Covered(stream), hub)
+		}
+		return min(h.bus.Covered(stream), edge)
+	}
+	viewed := func(stream string) func() uint64 {
+		return func() uint64 {
+			defer h.bell.Ring() // for a checkpoint of the node streams
+			return min(safe(stream, h.relay.Done), safe(stream, h.streams.Safe))
+		}
+	}
+	return []journal.Shelf{
+		{
+			Name: subject.StreamDown, Store: h.store(h.down, subject.LogsOf(subject.StreamDown)), Author: author, Spare: true,
+			Acked: func(s string) frame.Cursor { return h.door.Acked(subject.ParseLog(s)) },
+			Safe:  func() uint64 { return math.MaxUint64 }, // what is state here other logs hold
+		},
+		{
+			Name: subject.StreamEdge, Store: h.store(h.edge, subject.LogsOf(subject.StreamEdge)), Author: subject.ParseLog,
+			Safe: viewed(subject.StreamEdge),
+		},
+		{
+			Name: subject.StreamHub, Store: h.store(h.own, subject.LogHub), Author: author,
+			Safe: viewed(subject.StreamHub),
+		},
+	}
+}
+
+// removed tells what was removed of a stream.
+func (h *hub) removed(stream string) func() map[string]journal.Span {
+	return func() map[string]journal.Span {
+		spans := h.keeper.Spans()
+		maps.DeleteFunc(spans, func(_ string, s journal.Span) bool { return s.Stream != stream })
+		return spans
+	}
+}
+
 func author(string) string { return state.Hub }
 
 // startBus restores the state, the hub's log and the public subjects. Serve
@@ -201,14 +254,20 @@ func (h *hub) startBus(ctx context.Context) error {
 		h.log.Warn().Err(err).Msg("snapshot damaged, an older one or the logs are used")
 	}
 	h.meta = meta
-	log, err := journal.Open(ctx, journal.Config{
-		Store: h.store(h.own, subject.LogHub), Author: state.Hub, Clean: h.dir.Clean,
+	h.keeper = journal.NewKeeper(journal.KeeperConfig{
+		Shelves: h.shelves(), Max: h.cfg.StoreMax, Free: h.dir.Free, Spans: meta.Removed, Save: h.save,
+		Log: h.log.With().Str("component", "keeper").Logger(),
+	})
+	h.guard = journal.Guard{Free: h.dir.Free, Full: h.keeper.Kick, Revive: h.nats.ReopenStore}
+	h.out, err = journal.Open(ctx, journal.Config{
+		Store: h.written(h.own, subject.LogHub), Author: state.Hub, Clean: h.dir.Clean, Known: meta.Chains[subject.LogHub],
 		Every: commitEvery, Now: h.clock.Now, Log: h.log.With().Str("component", "log").Logger(),
 		Notify: func(c journal.Committed) {
 			if h.bus == nil {
 				return // while the log opens; Replay reads it
 			}
 			h.bus.SetCovered(subject.StreamHub, c.Stream)
+			h.keeper.Grew(c.Bytes)
 			h.bell.Ring()
 		},
 	})
@@ -217,13 +276,13 @@ func (h *hub) startBus(ctx context.Context) error {
 	}
 	people := h.conns[cred.PEOPLE]
 	h.bus = bus.New(bus.Config{
-		Author: state.Hub, Root: h.root, RootType: point.NodeRoot, State: restored, Log: log, Clock: &h.clock,
+		Author: state.Hub, Root: h.root, RootType: point.NodeRoot, State: restored, Log: h.out, Clock: &h.clock,
 		Conn:     people,
 		Interest: func(s string) bool { return h.nats.Interest(cred.PEOPLE, s) },
 		History: func() []history.Source {
 			return []history.Source{
-				{Store: h.store(h.edge, subject.LogsOf(subject.StreamEdge)), Author: subject.ParseLog},
-				{Store: h.store(h.own, subject.LogHub), Author: author},
+				{Store: h.store(h.edge, subject.LogsOf(subject.StreamEdge)), Author: subject.ParseLog, Removed: h.removed(subject.StreamEdge)},
+				{Store: h.store(h.own, subject.LogHub), Author: author, Removed: h.removed(subject.StreamHub)},
 			}
 		},
 		Status: h.status,
@@ -247,7 +306,7 @@ func (h *hub) startBus(ctx context.Context) error {
 			h.log.Error().Err(err).Msg("snapshot not written")
 		}
 	})
-	h.stages.Start("hub log", log.Run)
+	h.stages.Start("hub log", h.out.Run)
 	return nil
 }
 
@@ -255,9 +314,11 @@ func (h *hub) startBus(ctx context.Context) error {
 func (h *hub) save() error {
 	return h.bus.Save(h.dir.Path, func(m *bus.Meta) {
 		if h.door == nil || h.relay == nil { // a start that failed: what was there still holds
-			m.Acked, m.Heads, m.Views = h.meta.Acked, h.meta.Heads, h.meta.Views
+			m.Acked, m.Heads, m.Views, m.Chains, m.Removed = h.meta.Acked, h.meta.Heads, h.meta.Views, h.meta.Chains, h.meta.Removed
 			return
 		}
+		m.Chains = map[string][]journal.Run{subject.LogHub: h.out.Chain()}
+		m.Removed = h.keeper.Spans()
 		h.relay.Fill(m) // before the door: a node that arrives meanwhile is in both or replayed
 		h.door.Fill(m)
 	})
@@ -287,9 +348,9 @@ func (h *hub) startFleet(ctx context.Context) (err error) {
 	}
 	h.door = door.New(door.Config{
 		Conn: h.conns[cred.DEVICES], Instance: h.bus, Clock: &h.clock, Clean: h.dir.Clean,
-		Edge:  func(id string) journal.Store { return h.store(h.edge, subject.LogEdge(id)) },
-		Down:  func(id string) journal.Store { return h.store(h.down, subject.LogDown(id)) },
-		Acked: h.meta.Acked, Heads: h.meta.Heads,
+		Edge:  func(id string) journal.Store { return h.written(h.edge, subject.LogEdge(id)) },
+		Down:  func(id string) journal.Store { return h.written(h.down, subject.LogDown(id)) },
+		Acked: h.meta.Acked, Heads: h.meta.Heads, Chains: h.meta.Chains,
 		Kick: h.nats.KickDevice, Stored: h.bell.Ring, Save: h.save, Log: h.log,
 	})
 	devices, err := h.fleet.List(ctx)
@@ -323,7 +384,9 @@ func (h *hub) startViews(context.Context) error {
 		Hub: own, Edge: edge, Instance: h.bus, Door: h.door, Done: h.meta.Views, Wake: h.bell.Listen(), Log: h.log,
 	})
 	h.stages.Start("relay", h.relay.Run)
-	h.stages.Start("node streams", h.nodeStreams(edge, own).Run)
+	h.streams = h.nodeStreams(edge, own)
+	h.stages.Start("node streams", h.streams.Run)
+	h.stages.Start("keeper", h.keeper.Run)
 	h.stages.Start("snapshots", func(ctx context.Context) error {
 		return daemon.Every(ctx, snapshotEvery, func() {
 			if err := h.save(); err != nil {

@@ -81,6 +81,12 @@ const patience = 60 * time.Second
 // eventually polls ok until it is true. what is shown when it does not come.
 func eventually(t *testing.T, what string, ok func() bool) {
 	t.Helper()
+	within(t, patience, what, ok)
+}
+
+// within polls ok for as long as patience.
+func within(t *testing.T, patience time.Duration, what string, ok func() bool) {
+	t.Helper()
 	deadline := time.NewTimer(patience)
 	defer deadline.Stop()
 	tick := time.NewTicker(10 * time.Millisecond)

@@ -102,6 +102,45 @@ func TestStoreMax(t *testing.T) {
 	expectValue(t, "hub", h.client, g.id, "noise", value(t, g.client, g.id, "noise"))
 }
 
+// TestHubStoreMax: a hub keeps what it may. What gateways hold of its settings
+// goes first, then the oldest points; state and links go on.
+func TestHubStoreMax(t *testing.T) {
+	t.Parallel()
+	const limit, points, each = 150 << 10, 40_000, 500
+	h := startHub(t, "--store-max", fmt.Sprint(limit), "--node-streams-max-per-subject", "10")
+	g, quiet := h.addGateway("gw1", "", natstest.LinkConfig{}), h.addGateway("gw2", "", natstest.LinkConfig{})
+	write(t, quiet.client, float(quiet.id, "level", 0, 7))
+	list := noise(t, g.id, 0, points)
+	for n := 0; n < points; n += each {
+		write(t, g.client, list[n:n+each]...)
+		set(t, h.client, g.id, "limit", fmt.Sprint(n))
+	}
+	g.waitEqual()
+	removed := func() uint64 { return missing(t, h.client, g.id, "noise")[api.ReasonRemoved] }
+	// Node streams are durable after two minutes; until then the logs stay.
+	within(t, 5*patience, "the hub's logs take what they may", func() bool {
+		s, err := h.client.Status(t.Context())
+		return err == nil && s.StoreBytes <= limit
+	})
+	if got := uint64(len(found(t, h.client, g.id, "noise"))) + removed(); got < points || got > points+200 { // settings are removed as well
+		t.Errorf("the hub has or removed %d points, want %d and a few of other series", got, points)
+	}
+	before := removed()
+	h.crash()
+	if got := removed(); got < before {
+		t.Errorf("after a crash %d points are removed, before it %d", got, before)
+	}
+	expectValue(t, "hub", h.client, quiet.id, "level", "7")
+	for _, x := range []*gateway{g, quiet} {
+		x.waitConnected(true)
+		write(t, x.client, float(x.id, "level", 0, 8))
+		set(t, h.client, x.id, "limit", "9")
+		x.waitEqual()
+		expectValue(t, "hub", h.client, x.id, "level", "8")
+		expectValue(t, "gateway", x.client, x.id, "limit", "9")
+	}
+}
+
 // smallDisk mounts a disk of its own over a directory.
 func smallDisk(t *testing.T, dir string, bytes int) {
 	t.Helper()

@@ -32,6 +32,8 @@ type Shelf struct {
 	// Acked returns up to where another instance holds a log; nil if nobody
 	// needs to.
 	Acked func(subject string) frame.Cursor
+	// Spare tells that what is acked is no history here: it goes before all else.
+	Spare bool
 	// Safe returns up to which message state and views need no frame, once a
 	// snapshot of now has been saved.
 	Safe func() uint64
@@ -241,11 +243,19 @@ type walk struct {
 func oldest(list []*walk) *walk {
 	var first *walk
 	for _, w := range list {
-		if w.frame != nil && (first == nil || w.frame.Now < first.frame.Now) {
+		if w.frame != nil && (first == nil || w.before(first)) {
 			first = w
 		}
 	}
 	return first
+}
+
+// before tells whether the next frame of w goes before that of v.
+func (w *walk) before(v *walk) bool {
+	if spare := w.Spare && w.acked; spare != (v.Spare && v.acked) {
+		return spare
+	}
+	return w.frame.Now < v.frame.Now
 }
 
 // advance finds the next frame that may go.

@@ -43,6 +43,7 @@ type Config struct {
 	Down     func(id string) journal.Store // a gateway's log in DOWN
 	Clean    bool                          // the last run stopped cleanly
 	Acked    map[string]frame.Position     // where gateways stood, from the snapshot
+	Chains   map[string][]journal.Run      // epochs of DOWN logs by subject, from the snapshot
 	Heads    map[string][]string           // whose heads gateways still lack, from the snapshot
 	Kick     func(id string)               // closes a gateway's connection
 	Stored   func()                        // a frame was stored and applied
@@ -145,7 +146,7 @@ func (d *Door) Admit(ctx context.Context, id string) (*Gate, error) {
 	}
 	log := d.log.With().Str("node_id", id).Logger()
 	g.Down, err = journal.Open(ctx, journal.Config{
-		Store: d.cfg.Down(id), Author: id, Kind: frame.Relay, Clean: d.cfg.Clean,
+		Store: d.cfg.Down(id), Author: id, Kind: frame.Relay, Clean: d.cfg.Clean, Known: d.cfg.Chains[subject.LogDown(id)],
 		Now: d.cfg.Clock.Now, Log: log,
 	})
 	if err != nil {
@@ -201,6 +202,17 @@ func (d *Door) Gate(id string) *Gate {
 	return d.gates[id]
 }
 
+// Acked returns up to where a gateway holds its DOWN log.
+func (d *Door) Acked(id string) frame.Cursor {
+	g := d.Gate(id)
+	if g == nil {
+		return frame.Cursor{}
+	}
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	return g.acked.Cursor
+}
+
 // Refused returns how many messages came from gateways not admitted.
 func (d *Door) Refused() int {
 	d.mu.Lock()
@@ -213,9 +225,13 @@ func (d *Door) Fill(meta *bus.Meta) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	meta.Acked, meta.Heads = map[string]frame.Position{}, map[string][]string{}
+	if meta.Chains == nil {
+		meta.Chains = map[string][]journal.Run{}
+	}
 	for id, g := range d.gates {
 		g.mu.Lock()
 		meta.Acked[id] = g.acked
+		meta.Chains[subject.LogDown(id)] = g.Down.Chain()
 		if pending := append(slices.Clone(g.sent), g.heads...); len(pending) > 0 {
 			meta.Heads[id] = pending
 		}

@@ -80,6 +80,7 @@ type Server struct {
 	log      zerolog.Logger
 	ns       *server.Server
 	resolver *server.MemAccResolver
+	store    server.JetStreamConfig
 	leafAddr string
 }
 
@@ -89,6 +90,7 @@ func Start(ctx context.Context, cfg Config) (*Server, error) {
 		keys:     cfg.Keys,
 		log:      cfg.Log.With().Str("component", "natsd").Logger(),
 		resolver: &server.MemAccResolver{},
+		store:    server.JetStreamConfig{StoreDir: cfg.Dir, MaxStore: maxStore},
 	}
 	opts, err := s.options(cfg)
 	if err != nil {
@@ -167,6 +169,19 @@ func (s *Server) options(cfg Config) (*server.Options, error) {
 	leaf.Compression.Mode = server.CompressionOff // frames are compressed
 	leaf.IsolateLeafnodeInterest = true
 	return opts, nil
+}
+
+// ReopenStore closes and opens the store, which revives streams that have met
+// a full disk.
+func (s *Server) ReopenStore(context.Context) error {
+	s.log.Warn().Msg("the store does not answer, opening it again")
+	if err := s.ns.ShutdownJetStream(); err != nil {
+		return fmt.Errorf("close the store: %w", err)
+	}
+	if err := s.ns.EnableJetStream(&s.store); err != nil {
+		return fmt.Errorf("open the store in %s: %w", s.store.StoreDir, err)
+	}
+	return nil
 }
 
 // Connect opens an in-process connection with every right in an account. The

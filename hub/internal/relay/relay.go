@@ -63,6 +63,13 @@ func (r *Relay) Fill(meta *bus.Meta) {
 	meta.Views[viewHub], meta.Views[viewEdge] = r.done.Hub, r.done.Edge
 }
 
+// Done returns up to which messages of EDGE and HUB everything is relayed.
+func (r *Relay) Done() (edge, hub uint64) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.done.Edge, r.done.Hub
+}
+
 // Run relays until ctx ends.
 func (r *Relay) Run(ctx context.Context) error {
 	view.Run(ctx, r.cfg.Wake, r.cfg.Log, r.work)

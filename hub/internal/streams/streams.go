@@ -18,6 +18,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"sync"
 	"time"
 
 	"github.com/nats-io/nats.go"
@@ -106,6 +107,34 @@ type View struct {
 	warned bool            // that there are many nodes
 
 	published uint64
+
+	mu    sync.Mutex
+	since []since // of checkpoints, for Safe; oldest first
+	asked bool    // Safe was called since the last checkpoint
+}
+
+// since is a place and when the streams had all before it.
+type since struct {
+	place
+	at time.Time
+}
+
+// flushed is after how long the server has surely made durable what a stream
+// that it flushes late was given: it does so every two minutes.
+const flushed = 150 * time.Second
+
+// Safe returns up to which messages of EDGE and HUB no start needs, unless a
+// stream has to be made anew. Woken after that, the view takes a checkpoint,
+// for the next one who asks.
+func (v *View) Safe() (edge, hub uint64) {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	v.asked = true
+	v.prune()
+	if len(v.since) == 0 || time.Since(v.since[0].at) <= flushed {
+		return 0, 0
+	}
+	return v.since[0].Edge, v.since[0].Hub
 }
 
 // file is what the checkpoint file holds.
@@ -157,7 +186,7 @@ func (v *View) work(ctx context.Context, progress func()) (err error) {
 				return err
 			}
 		}
-		if time.Since(v.saved) >= checkpointEvery {
+		if time.Since(v.saved) >= checkpointEvery || !more && v.wasAsked() {
 			v.checkpoint()
 		}
 		progress()
@@ -226,6 +255,9 @@ func (v *View) load() error {
 	if n := len(v.kept); n > 0 {
 		v.place = v.kept[n-1].Place
 	}
+	v.mu.Lock()
+	v.since = nil
+	v.mu.Unlock()
 	return nil
 }
 
@@ -657,8 +689,34 @@ func (v *View) checkpoint() {
 	if v.kept = append(v.kept, c); len(v.kept) > checkpointsKept {
 		v.kept = v.kept[1:]
 	}
+	v.reached()
 	if err := v.write(replace); err != nil {
 		v.cfg.Log.Warn().Err(err).Msg("checkpoint not written")
+	}
+}
+
+func (v *View) wasAsked() bool {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	return v.asked
+}
+
+// reached notes, for Safe, that a checkpoint has the streams up to v.place.
+func (v *View) reached() {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	v.asked = false
+	if n := len(v.since); n > 0 && v.since[n-1].place == v.place {
+		return
+	}
+	v.since = append(v.since, since{v.place, time.Now()})
+	v.prune()
+}
+
+// prune leaves one of the places that are flushed.
+func (v *View) prune() {
+	for len(v.since) > 1 && time.Since(v.since[1].at) > flushed {
+		v.since = v.since[1:]
 	}
 }
 
