@@ -31,12 +31,6 @@ import (
 	"github.com/sapflow/sapflow/shared/subject"
 )
 
-const (
-	// snapshotEvery is how often state is written besides at a stop; it costs
-	// flash, and bounds how much of the logs a start after a crash reads.
-	snapshotEvery = 10 * time.Minute
-)
-
 // agent is a running agent:
 //
 //	programs, drivers --> bus --> EDGE log --> uplink ==leaf==> hub
@@ -297,7 +291,7 @@ func (a *agent) save() error {
 
 // saveOften writes snapshots until ctx ends.
 func (a *agent) saveOften(ctx context.Context) error {
-	t := time.NewTicker(snapshotEvery)
+	t := time.NewTicker(a.cfg.SnapshotEvery)
 	defer t.Stop()
 	for {
 		select {

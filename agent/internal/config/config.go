@@ -18,6 +18,8 @@ import (
 const (
 	DefaultListen   = "127.0.0.1:4222"
 	DefaultLogLevel = "info"
+
+	DefaultSnapshotEvery = 10 * time.Minute
 )
 
 // Config says how an agent runs.
@@ -37,6 +39,10 @@ type Config struct {
 	// StoreMax bounds the bytes of all logs: the oldest points go first, those
 	// that the hub lacks last; default 0, as much as the disk holds.
 	StoreMax uint64
+	// SnapshotEvery is how often the state is written besides at a stop;
+	// default 10 min. It costs flash, and bounds how much of the logs a start
+	// after a crash reads.
+	SnapshotEvery time.Duration
 	// Proxy is an HTTP proxy on the way to the hub; default nil, by HTTPS_PROXY
 	// and NO_PROXY. It may hold a password.
 	Proxy *url.URL
@@ -53,12 +59,13 @@ type Config struct {
 // Settings are settings as a person gives them, by flag, environment or file:
 // nil where nothing was said. Its tags are for kong and for YAML.
 type Settings struct {
-	Data        *string        `yaml:"data" env:"SAPFLOW_DATA" placeholder:"DIR" help:"Directory of all that the agent stores."`
-	Listen      *string        `yaml:"listen" env:"SAPFLOW_LISTEN" placeholder:"127.0.0.1:4222" help:"Address where local programs connect by NATS. The default moves to a free port when it is taken."`
-	CommitEvery *time.Duration `yaml:"commitEvery" env:"SAPFLOW_COMMIT_EVERY" placeholder:"10s" help:"How often points are made durable that nobody waits for, by the gateway's plan by default."`
-	Proxy       *string        `yaml:"proxy" env:"SAPFLOW_PROXY" placeholder:"URL" help:"HTTP proxy on the way to the hub, by HTTPS_PROXY and NO_PROXY by default. Keep a password out of the command line: others can read that."`
-	Store       StoreSettings  `yaml:"store" embed:"" prefix:"store-"`
-	LogLevel    *string        `yaml:"logLevel" env:"SAPFLOW_LOG_LEVEL" placeholder:"info" help:"debug, info, warn or error."`
+	Data          *string        `yaml:"data" env:"SAPFLOW_DATA" placeholder:"DIR" help:"Directory of all that the agent stores."`
+	Listen        *string        `yaml:"listen" env:"SAPFLOW_LISTEN" placeholder:"127.0.0.1:4222" help:"Address where local programs connect by NATS. The default moves to a free port when it is taken."`
+	CommitEvery   *time.Duration `yaml:"commitEvery" env:"SAPFLOW_COMMIT_EVERY" placeholder:"10s" help:"How often points are made durable that nobody waits for, by the gateway's plan by default."`
+	SnapshotEvery *time.Duration `yaml:"snapshotEvery" env:"SAPFLOW_SNAPSHOT_EVERY" placeholder:"10m" help:"How often the state is written besides at a stop; a start after a crash reads what came since."`
+	Proxy         *string        `yaml:"proxy" env:"SAPFLOW_PROXY" placeholder:"URL" help:"HTTP proxy on the way to the hub, by HTTPS_PROXY and NO_PROXY by default. Keep a password out of the command line: others can read that."`
+	Store         StoreSettings  `yaml:"store" embed:"" prefix:"store-"`
+	LogLevel      *string        `yaml:"logLevel" env:"SAPFLOW_LOG_LEVEL" placeholder:"info" help:"debug, info, warn or error."`
 }
 
 // StoreSettings are settings of the store.
@@ -76,12 +83,13 @@ func (s Settings) Load(path string) (Config, error) {
 		}
 	}
 	c := Config{
-		Data:        cli.First("", s.Data, f.Data),
-		Listen:      cli.First(DefaultListen, s.Listen, f.Listen),
-		ListenGiven: s.Listen != nil || f.Listen != nil,
-		CommitEvery: cli.First(0, s.CommitEvery, f.CommitEvery),
-		StoreMax:    uint64(cli.First(0, s.Store.Max, f.Store.Max)),
-		LogLevel:    cli.First(DefaultLogLevel, s.LogLevel, f.LogLevel),
+		Data:          cli.First("", s.Data, f.Data),
+		Listen:        cli.First(DefaultListen, s.Listen, f.Listen),
+		ListenGiven:   s.Listen != nil || f.Listen != nil,
+		CommitEvery:   cli.First(0, s.CommitEvery, f.CommitEvery),
+		SnapshotEvery: cli.First(DefaultSnapshotEvery, s.SnapshotEvery, f.SnapshotEvery),
+		StoreMax:      uint64(cli.First(0, s.Store.Max, f.Store.Max)),
+		LogLevel:      cli.First(DefaultLogLevel, s.LogLevel, f.LogLevel),
 	}
 	var err error
 	if c.Proxy, err = parseProxy(cli.First("", s.Proxy, f.Proxy)); err != nil {
@@ -109,6 +117,9 @@ func (c Config) check() error {
 	}
 	if c.CommitEvery < 0 {
 		return fmt.Errorf("commitEvery is %s, it must not be negative", c.CommitEvery)
+	}
+	if c.SnapshotEvery <= 0 {
+		return fmt.Errorf("snapshotEvery is %s, it must be more than 0", c.SnapshotEvery)
 	}
 	return cli.CheckAddress("listen", c.Listen)
 }

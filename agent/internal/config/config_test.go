@@ -42,7 +42,7 @@ func load(t *testing.T, file string, flags ...string) (config.Config, error) {
 
 func TestLayers(t *testing.T) {
 	got, err := load(t, "", "--data", "d")
-	if err != nil || got.Data != "d" || got.Listen != config.DefaultListen || got.ListenGiven || got.CommitEvery != 0 || got.LogLevel != "info" {
+	if err != nil || got.Data != "d" || got.Listen != config.DefaultListen || got.ListenGiven || got.CommitEvery != 0 || got.SnapshotEvery != config.DefaultSnapshotEvery || got.LogLevel != "info" {
 		t.Errorf("defaults: got %+v, %v", got, err)
 	}
 	t.Setenv("SAPFLOW_LISTEN", "127.0.0.1:2")
@@ -82,6 +82,7 @@ func TestRefused(t *testing.T) {
 		{"commitEvery: soon\n", nil, "agent.yaml"},
 		{"", []string{"--data=d", "--listen=localhost"}, "host:port"},
 		{"commitEvery: -1s\ndata: d\n", nil, "negative"},
+		{"snapshotEvery: 0s\ndata: d\n", nil, "snapshotEvery is 0s"},
 	} {
 		if _, err := load(t, tc.file, tc.flags...); err == nil || !strings.Contains(err.Error(), tc.want) || strings.Contains(err.Error(), "\n") {
 			t.Errorf("%q %v: got %v, want %q", tc.file, tc.flags, err, tc.want)
