@@ -5,6 +5,7 @@ package lab
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -31,6 +32,7 @@ type Instance struct {
 	Name string // told to people
 	Bin  string // path of the binary
 	Dir  string // its data directory
+	Seen string // where its process finds Dir, if elsewhere: below a mount that this program must not use
 	ID   string // of its root node; a hub's is known once it has run
 
 	command string   // serve or run
@@ -42,13 +44,17 @@ type Lab struct {
 	Dir string // temporary; removed by the caller
 	Bin string // directory of the two binaries
 
+	// Seen tells where processes find a data directory of this lab, by the
+	// name of the instance, if not at its own path.
+	Seen map[string]string
+
 	all []*Instance
 }
 
 // Hub returns a hub that does not run yet.
 func (l *Lab) Hub(flags ...string) *Instance {
 	return l.add(&Instance{
-		Name: "hub", Bin: filepath.Join(l.Bin, "sapflow-hub"), Dir: filepath.Join(l.Dir, "hub"), command: "serve",
+		Name: "hub", Bin: filepath.Join(l.Bin, "sapflow-hub"), Dir: filepath.Join(l.Dir, "hub"), Seen: l.Seen["hub"], command: "serve",
 		flags: append([]string{"--http", anyPort, "--leaf", anyPort, "--listen", anyPort}, flags...),
 	})
 }
@@ -73,12 +79,18 @@ func (l *Lab) Enrol(ctx context.Context, hub *Instance, name string) (*Instance,
 	if err != nil {
 		return nil, fmt.Errorf("add gateway %s: %w", name, err)
 	}
-	g := l.add(&Instance{
-		Name: name, ID: device.ID, Bin: filepath.Join(l.Bin, "sapflow-agent"), Dir: filepath.Join(l.Dir, name), command: "run",
-		flags: []string{"--listen", anyPort},
-	})
+	g := l.Gateway(name, device.ID)
 	_, err = g.Run(ctx, "enroll", "http://"+running.HTTP, "--token", device.Token)
 	return g, err
+}
+
+// Gateway returns a gateway that is enrolled already, in a directory of this
+// lab, and does not run yet.
+func (l *Lab) Gateway(name, id string) *Instance {
+	return l.add(&Instance{
+		Name: name, ID: id, Bin: filepath.Join(l.Bin, "sapflow-agent"), Dir: filepath.Join(l.Dir, name), Seen: l.Seen[name], command: "run",
+		flags: []string{"--listen", anyPort},
+	})
 }
 
 // Close stops whatever runs, gateways first.
@@ -110,7 +122,7 @@ func (i *Instance) Start(ctx context.Context) (time.Duration, error) {
 	defer cancel()
 	began := time.Now()
 	var err error
-	i.Process, err = Launch(i.Name, i.Dir+".log", i.Bin, append([]string{i.command, "--data", i.Dir}, i.flags...)...)
+	i.Process, err = Launch(i.Name, i.Dir+".log", i.Bin, append([]string{i.command, "--data", i.data()}, i.flags...)...)
 	if err != nil {
 		return 0, err
 	}
@@ -137,6 +149,9 @@ func (i *Instance) Start(ctx context.Context) (time.Duration, error) {
 	}
 	return took, err
 }
+
+// data returns the directory that a process of the instance is given.
+func (i *Instance) data() string { return cmp.Or(i.Seen, i.Dir) }
 
 // keepPorts makes the ports of this run those of the next. The file that
 // tells them is written last.
@@ -197,7 +212,7 @@ func (i *Instance) Leaf() (string, error) {
 // Run runs a command of the binary on the instance's data directory and
 // returns what it printed.
 func (i *Instance) Run(ctx context.Context, args ...string) (string, error) {
-	cmd := exec.CommandContext(ctx, i.Bin, append(args, "--data", i.Dir)...)
+	cmd := exec.CommandContext(ctx, i.Bin, append(args, "--data", i.data())...)
 	cmd.Env = environment()
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
 	var stderr bytes.Buffer

@@ -16,17 +16,19 @@ type Link struct {
 	mu     sync.Mutex
 	target string
 	cut    bool
+	turned chan struct{} // closed when target or cut changes
 	conns  map[net.Conn]bool
 	wg     sync.WaitGroup
 }
 
-// NewLink returns a line on a free port of loopback that leads nowhere yet.
+// NewLink returns a line on a free port of loopback that leads nowhere yet:
+// who dials waits until it does.
 func NewLink() (*Link, error) {
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		return nil, fmt.Errorf("open link: %w", err)
 	}
-	k := &Link{listener: l, conns: map[net.Conn]bool{}}
+	k := &Link{listener: l, turned: make(chan struct{}), conns: map[net.Conn]bool{}}
 	k.wg.Add(1)
 	go k.accept()
 	return k, nil
@@ -35,11 +37,18 @@ func NewLink() (*Link, error) {
 // Addr returns host:port to dial.
 func (k *Link) Addr() string { return k.listener.Addr().String() }
 
-// Lead says where the line leads to.
+// Lead says where the line leads to, nowhere with "".
 func (k *Link) Lead(target string) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	k.target = target
+	k.turn()
+}
+
+// turn wakes who waits for the line to lead somewhere; mu is held.
+func (k *Link) turn() {
+	close(k.turned)
+	k.turned = make(chan struct{})
 }
 
 // Bytes returns what went up (from who dialled) and down since the start.
@@ -50,6 +59,7 @@ func (k *Link) Cut() {
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	k.cut = true
+	k.turn()
 	for c := range k.conns {
 		_ = c.Close()
 	}
@@ -87,10 +97,8 @@ func (k *Link) accept() {
 // carry connects one who dialled until either side closes.
 func (k *Link) carry(near net.Conn) {
 	defer near.Close()
-	k.mu.Lock()
-	target, cut := k.target, k.cut
-	k.mu.Unlock()
-	if cut {
+	target, ok := k.leads()
+	if !ok {
 		return
 	}
 	far, err := net.Dial("tcp", target)
@@ -108,6 +116,19 @@ func (k *Link) carry(near net.Conn) {
 	<-done
 	_, _ = near.Close(), far.Close()
 	<-done
+}
+
+// leads waits until the line leads somewhere; ok is false when it is cut.
+func (k *Link) leads() (target string, ok bool) {
+	for {
+		k.mu.Lock()
+		target, cut, turned := k.target, k.cut, k.turned
+		k.mu.Unlock()
+		if cut || target != "" {
+			return target, !cut
+		}
+		<-turned
+	}
 }
 
 func (k *Link) add(conns ...net.Conn) bool {

@@ -50,6 +50,21 @@ func (p *Process) RSS() (int64, error) {
 	return 0, fmt.Errorf("memory of %s: no VmRSS", p.Name)
 }
 
+// Written returns the bytes that the process has made the kernel write to a
+// disk: whole pages, without what the file system writes for itself.
+func (p *Process) Written() (int64, error) {
+	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/io", p.PID()))
+	if err != nil {
+		return 0, fmt.Errorf("bytes written by %s: %w", p.Name, err)
+	}
+	for line := range strings.Lines(string(b)) {
+		if n, ok := strings.CutPrefix(strings.TrimSpace(line), "write_bytes: "); ok {
+			return strconv.ParseInt(n, 10, 64)
+		}
+	}
+	return 0, fmt.Errorf("bytes written by %s: no write_bytes", p.Name)
+}
+
 // Quiet waits until the process has used at most 2 % of a processor for a
 // second and returns the processor time that it had used by then.
 func (p *Process) Quiet(ctx context.Context) (time.Duration, error) {
