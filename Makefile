@@ -16,7 +16,7 @@ else
 TEST = $(GO) test
 endif
 
-.PHONY: help build demo test lint cross check bench bench-codec bench-log bench-link fuzz golden walk clean FORCE
+.PHONY: help build demo test lint cross check bench bench-codec bench-log bench-link powerloss wear fuzz golden walk clean FORCE
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -62,6 +62,12 @@ bench-log: build ## start of a large hub and cost of a point there, into shared/
 
 bench-link: build ## cost of a line beside NATS and MQTT, into shared/bench/RESULTS.md
 	$(GO) -C shared/bench run . link -bin $(CURDIR)/$(BIN)
+
+powerloss: build ## pull the plug at 500 moments, beside peers, into shared/bench/RESULTS.md; needs root and FUSE
+	$(GO) -C shared/bench run . powerloss -bin $(CURDIR)/$(BIN)
+
+wear: build ## bytes written to flash a day, beside peers, into shared/bench/RESULTS.md; needs root, FUSE, e2fsprogs
+	$(GO) -C shared/bench run . wear -bin $(CURDIR)/$(BIN)
 
 fuzz: ## fuzz the decoders for a minute each
 	$(GO) test ./shared/point -fuzz FuzzPayload -fuzztime 60s -fuzzminimizetime 10x

@@ -6,6 +6,8 @@
 //	go -C shared/bench run . codec [-quick] [-json]
 //	go -C shared/bench run . log [-quick] [-json] [-only PART]
 //	go -C shared/bench run . link [-quick] [-json] [-only ROW] [-scale N]
+//	go -C shared/bench run . powerloss [-images N] [-seed N] [-json]
+//	go -C shared/bench run . wear [-for 10m] [-json]
 package main
 
 import (
@@ -16,11 +18,13 @@ import (
 	"os/signal"
 	"path/filepath"
 	"syscall"
+	"time"
 
 	"github.com/sapflow/sapflow/shared/bench/internal/codec"
 	"github.com/sapflow/sapflow/shared/bench/internal/demo"
 	"github.com/sapflow/sapflow/shared/bench/internal/figures"
 	"github.com/sapflow/sapflow/shared/bench/internal/logs"
+	"github.com/sapflow/sapflow/shared/bench/internal/powerloss"
 	"github.com/sapflow/sapflow/shared/bench/internal/radio"
 	"github.com/sapflow/sapflow/shared/cli"
 )
@@ -32,6 +36,8 @@ const usage = `Usage: bench COMMAND [flags]
     codec     bytes and time a point beside other codecs; writes RESULTS.md and codec.json
     log       start of a large hub, cost of a point at the hub; writes RESULTS.md and log.json
     link      cost and behaviour of a line beside NATS and MQTT; writes RESULTS.md and link.json
+    powerloss what is left when the power goes, beside JetStream and SQLite; writes RESULTS.md and powerloss.json
+    wear      what reaches the flash, beside JetStream and SQLite; writes RESULTS.md and wear.json
 `
 
 func main() {
@@ -53,6 +59,14 @@ func main() {
 		run = runLog
 	case "link":
 		run = runLink
+	case "powerloss":
+		run = runPowerLoss
+	case "wear":
+		run = runWear
+	case powerloss.AlterCommand: // started by powerloss itself
+		run = powerloss.Alter
+	case powerloss.PeerCommand: // the same
+		run = powerloss.RunPeer
 	case figures.StockCommand: // started by figures itself
 		run = figures.RunStock
 	default:
@@ -176,4 +190,43 @@ func runLink(ctx context.Context, args []string) error {
 		Bin: dir, Quick: *quick, JSON: *asJSON, Only: *only, Scale: *scale, Out: os.Stdout, Progress: os.Stderr,
 		Table: "RESULTS.md", Data: "link.json",
 	})
+}
+
+func runPowerLoss(ctx context.Context, args []string) error {
+	f := flag.NewFlagSet("powerloss", flag.ExitOnError)
+	bin := binaries(f)
+	images := f.Int("images", 500, "moments at which the power goes; with less than 500 nothing is written")
+	turns := f.Int("turns", 10, "length of the recorded run, in writes between two events")
+	seed := f.Uint64("seed", 20261124, "of the moments and of what the disks keep")
+	asJSON := f.Bool("json", false, "print JSON instead of writing RESULTS.md and powerloss.json")
+	alone := f.Bool("alone", false, "without the peers; nothing is written")
+	_ = f.Parse(args) // exits
+	dir, err := checkBin(*bin)
+	if err != nil {
+		return err
+	}
+	cfg := powerloss.Config{
+		Bin: dir, Images: *images, Turns: *turns, Seed: *seed, Peers: !*alone, JSON: *asJSON, Out: os.Stdout, Progress: os.Stderr,
+	}
+	if *images >= 500 && !*alone {
+		cfg.Table, cfg.Data = "RESULTS.md", "powerloss.json"
+	}
+	return powerloss.Run(ctx, cfg)
+}
+
+func runWear(ctx context.Context, args []string) error {
+	f := flag.NewFlagSet("wear", flag.ExitOnError)
+	bin := binaries(f)
+	span := f.Duration("for", 10*time.Minute, "how long to measure; with less than 3m nothing is written")
+	asJSON := f.Bool("json", false, "print JSON instead of writing RESULTS.md and wear.json")
+	_ = f.Parse(args) // exits
+	dir, err := checkBin(*bin)
+	if err != nil {
+		return err
+	}
+	cfg := powerloss.WearConfig{Bin: dir, For: *span, JSON: *asJSON, Out: os.Stdout, Progress: os.Stderr}
+	if *span >= 3*time.Minute {
+		cfg.Table, cfg.Data = "RESULTS.md", "wear.json"
+	}
+	return powerloss.Wear(ctx, cfg)
 }
