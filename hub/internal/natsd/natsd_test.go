@@ -415,3 +415,24 @@ func TestListen(t *testing.T) {
 		t.Errorf("with a context that is over: got %v", err)
 	}
 }
+
+// TestReopenStore: streams are there again, and take messages.
+func TestReopenStore(t *testing.T) {
+	h := startHub(t, t.TempDir())
+	js, err := jetstream.New(h.core)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := js.CreateStream(t.Context(), jetstream.StreamConfig{Name: "S", Subjects: []string{"s"}}); err != nil {
+		t.Fatal(err)
+	}
+	for i := range uint64(3) {
+		ack, err := js.Publish(t.Context(), "s", nil)
+		if err != nil || ack.Sequence != i+1 {
+			t.Fatalf("message %d: %+v, %v", i+1, ack, err)
+		}
+		if err := h.nats.ReopenStore(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
