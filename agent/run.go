@@ -187,7 +187,7 @@ func (a *agent) startBus(context.Context) error {
 	a.meta = meta
 	a.bus = bus.New(bus.Config{
 		Author: a.id.ID(), Root: a.id.ID(), RootType: point.NodeGateway,
-		State: restored, Clock: &a.clock, Forget: true,
+		State: restored, Complete: a.dir.Clean && err == nil, Clock: &a.clock, Forget: true,
 		Conn: a.conns[leaf.LOCAL], Interest: a.nats.Interest,
 		History: func() []history.Source {
 			return []history.Source{

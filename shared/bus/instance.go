@@ -39,6 +39,9 @@ type Config struct {
 	State    *state.State
 	Log      *journal.Log // nil: Attach brings it, and only reading works until then
 	Clock    *Clock
+	// Complete tells that State has all that the logs have: questions are
+	// answered before Attach.
+	Complete bool
 	// Forget drops the state of nodes that can no longer be reached from the
 	// root: a gateway forgets what was moved away.
 	Forget bool

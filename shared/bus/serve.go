@@ -34,8 +34,8 @@ const (
 // a weapon in the hand of who may not publish there.
 const inboxPrefix = "_INBOX"
 
-// Serve answers the public subjects until ctx ends. Writes wait until there is
-// a log.
+// Serve answers the public subjects until ctx ends. What needs a log waits until
+// there is one.
 func (b *Instance) Serve(ctx context.Context) error {
 	msgs := make(chan *nats.Msg, mailbox) // written by the client library, never closed
 	var subs []*nats.Subscription
@@ -59,6 +59,23 @@ func (b *Instance) Serve(ctx context.Context) error {
 	slots := make(chan struct{}, queries)
 	var wg sync.WaitGroup
 	defer wg.Wait()
+	handle := func(m *nats.Msg) {
+		if !isQuestion(m) {
+			b.handleWrite(m)
+			return
+		}
+		select {
+		case <-ctx.Done():
+			return
+		case slots <- struct{}{}:
+		}
+		wg.Go(func() {
+			defer func() { <-slots }()
+			ctx, cancel := context.WithTimeout(ctx, queryWait)
+			defer cancel()
+			b.reply(m, b.answer(ctx, m))
+		})
+	}
 	ready, early := b.ready, []*nats.Msg(nil)
 	for {
 		select {
@@ -66,33 +83,25 @@ func (b *Instance) Serve(ctx context.Context) error {
 			return nil
 		case <-ready:
 			for _, m := range early {
-				b.handleWrite(m)
+				handle(m)
 			}
 			ready, early = nil, nil
 		case m := <-msgs:
-			if !strings.HasPrefix(m.Subject, subject.Query+".") {
-				if ready != nil && len(early) < mailbox {
-					early = append(early, m)
-					continue
-				}
-				b.handleWrite(m)
+			if ready != nil && len(early) < mailbox && b.holds(m) {
+				early = append(early, m)
 				continue
 			}
-			select {
-			case <-ctx.Done():
-				return nil
-			case slots <- struct{}{}:
-			}
-			wg.Add(1)
-			go func() {
-				defer wg.Done()
-				defer func() { <-slots }()
-				ctx, cancel := context.WithTimeout(ctx, queryWait)
-				defer cancel()
-				b.reply(m, b.answer(ctx, m))
-			}()
+			handle(m)
 		}
 	}
+}
+
+func isQuestion(m *nats.Msg) bool { return strings.HasPrefix(m.Subject, subject.Query+".") }
+
+// holds tells whether a message has to wait until there is a log: writes, and
+// questions whose answer the logs might change.
+func (b *Instance) holds(m *nats.Msg) bool {
+	return !isQuestion(m) || !b.cfg.Complete && m.Subject != subject.Instance("status")
 }
 
 func (b *Instance) reply(m *nats.Msg, data []byte) {
