@@ -6,6 +6,7 @@ import (
 	"math"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -32,6 +33,7 @@ type world struct {
 	bus   *bus.Instance
 	log   *journal.Log
 	store journal.Store
+	slow  atomic.Pointer[slowStore]
 	nc    *nats.Conn // the program's
 }
 
@@ -52,7 +54,13 @@ func startWith(t *testing.T, clock *bus.Clock) *world {
 	author := func(string) string { return state.Hub }
 	w.bus = bus.New(bus.Config{
 		Author: state.Hub, Root: "root", RootType: point.NodeRoot, State: state.New(), Log: w.log, Clock: clock, Conn: nc,
-		History: func() []history.Source { return []history.Source{{Store: w.store, Author: author}} },
+		History: func() []history.Source {
+			if s := w.slow.Load(); s != nil {
+				s.blocked <- struct{}{}
+				<-s.release
+			}
+			return []history.Source{{Store: w.store, Author: author}}
+		},
 	})
 	w.nc = nc
 	w.run(w.log.Run)

@@ -128,3 +128,44 @@ func beforeTheLog(t *testing.T, complete bool) {
 		}
 	}
 }
+
+// TestSlowQuestions: questions that take long hold up neither writes nor
+// status.
+func TestSlowQuestions(t *testing.T) {
+	w := start(t)
+	w.edge("root", "n", "site")
+	blocked, release := make(chan struct{}, 64), make(chan struct{})
+	w.slow.Store(&slowStore{blocked, release})
+	inbox := nats.NewInbox()
+	answers, err := w.nc.SubscribeSync(inbox)
+	if err != nil {
+		t.Fatal(err)
+	}
+	const questions = 10 // more than are answered side by side
+	for range questions {
+		if err := w.nc.PublishRequest("q.n.history", inbox, []byte(`{"type":"v"}`)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	<-blocked
+	w.must("j.n.v.0", "1")
+	var st api.Status
+	if code := w.ask("q.status", nil, &st); code != "" {
+		t.Errorf("status: %s", code)
+	}
+	if n, _, _ := answers.Pending(); n != 0 {
+		t.Errorf("%d questions were answered already: they were not slow", n)
+	}
+	close(release)
+	for range questions {
+		if _, err := answers.NextMsg(5 * time.Second); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
+// slowStore holds up who reads history.
+type slowStore struct {
+	blocked chan struct{}
+	release chan struct{}
+}

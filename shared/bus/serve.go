@@ -24,8 +24,9 @@ const (
 	// mailbox holds messages that wait to be handled; when it is full the
 	// client library drops what comes and Serve counts it.
 	mailbox = 64 << 10
-	// queries is how many questions are answered side by side; more wait.
-	queries = 4
+	// queries is how many questions are answered side by side; so many more wait.
+	queries        = 4
+	waitingQueries = 1024
 	// queryWait bounds the work for one question.
 	queryWait = 2 * time.Minute
 )
@@ -56,25 +57,19 @@ func (b *Instance) Serve(ctx context.Context) error {
 	if err := b.cfg.Conn.Flush(); err != nil {
 		return fmt.Errorf("subscribe: %w", err)
 	}
-	slots := make(chan struct{}, queries)
-	var wg sync.WaitGroup
-	defer wg.Wait()
+	ask := b.answerer(ctx, queries)
+	askStatus := b.answerer(ctx, 1) // people look when questions take long
+	defer ask.wait()
+	defer askStatus.wait()
 	handle := func(m *nats.Msg) {
-		if !isQuestion(m) {
+		switch {
+		case !isQuestion(m):
 			b.handleWrite(m)
-			return
+		case m.Subject == subject.Instance(verbStatus):
+			askStatus.put(m)
+		default:
+			ask.put(m)
 		}
-		select {
-		case <-ctx.Done():
-			return
-		case slots <- struct{}{}:
-		}
-		wg.Go(func() {
-			defer func() { <-slots }()
-			ctx, cancel := context.WithTimeout(ctx, queryWait)
-			defer cancel()
-			b.reply(m, b.answer(ctx, m))
-		})
 	}
 	ready, early := b.ready, []*nats.Msg(nil)
 	for {
@@ -96,12 +91,54 @@ func (b *Instance) Serve(ctx context.Context) error {
 	}
 }
 
+// answerer answers questions, some side by side. Writes go on meanwhile.
+type answerer struct {
+	b     *Instance
+	queue chan *nats.Msg
+	group sync.WaitGroup
+}
+
+func (b *Instance) answerer(ctx context.Context, workers int) *answerer {
+	a := &answerer{b: b, queue: make(chan *nats.Msg, waitingQueries)}
+	for range workers {
+		a.group.Go(func() {
+			for {
+				select {
+				case <-ctx.Done():
+					return
+				case m := <-a.queue:
+					ctx, cancel := context.WithTimeout(ctx, queryWait)
+					b.reply(m, b.answer(ctx, m))
+					cancel()
+				}
+			}
+		})
+	}
+	return a
+}
+
+func (a *answerer) wait() { a.group.Wait() }
+
+// put has a question answered, or refused if too many wait.
+func (a *answerer) put(m *nats.Msg) {
+	select {
+	case a.queue <- m:
+	default:
+		err := api.Errorf(api.CodeBusy, "try again later, or ask for less at once", "%d questions wait", waitingQueries)
+		_ = a.b.refuse(err)
+		a.b.reply(m, api.Encode(nil, err))
+	}
+}
+
+// verbStatus is the question about the instance itself.
+const verbStatus = "status"
+
 func isQuestion(m *nats.Msg) bool { return strings.HasPrefix(m.Subject, subject.Query+".") }
 
 // holds tells whether a message has to wait until there is a log: writes, and
 // questions whose answer the logs might change.
 func (b *Instance) holds(m *nats.Msg) bool {
-	return !isQuestion(m) || !b.cfg.Complete && m.Subject != subject.Instance("status")
+	return !isQuestion(m) || !b.cfg.Complete && m.Subject != subject.Instance(verbStatus)
 }
 
 func (b *Instance) reply(m *nats.Msg, data []byte) {
@@ -209,7 +246,7 @@ func (b *Instance) answer(ctx context.Context, m *nats.Msg) []byte {
 func (b *Instance) ask(ctx context.Context, m *nats.Msg) (any, error) {
 	node, verb, ok := strings.Cut(strings.TrimPrefix(m.Subject, subject.Query+"."), ".")
 	if !ok {
-		if node != "status" {
+		if node != verbStatus {
 			return nil, api.Errorf(api.CodeInvalid, "ask q.<node>.nodes, tree or history, or q.status", "no question %q", m.Subject)
 		}
 		return b.Status(), nil
