@@ -143,19 +143,18 @@ func (a *agent) openStore(ctx context.Context) (err error) {
 			return err
 		}
 	}
+	shelf := func(stream string, store *journal.JetStream, author func(string) string) journal.Shelf {
+		return journal.Shelf{
+			Name: stream, Store: store, Author: author, Single: true,
+			Safe:  func() uint64 { return a.bus.Covered(stream) },
+			Saved: func() uint64 { return bus.SavedUpTo(a.dir.Path, func(m *bus.Meta) uint64 { return m.Streams[stream] }) },
+		}
+	}
+	edge, down := shelf(subject.StreamEdge, a.edgeStore(), a.self), shelf(subject.StreamDown, a.downStore(), hub)
+	edge.Acked = func(string) frame.Cursor { return a.uplink.Acked().Cursor }
 	a.keeper = journal.NewKeeper(journal.KeeperConfig{
-		Shelves: []journal.Shelf{
-			{
-				Name: subject.StreamEdge, Store: a.edgeStore(), Author: a.self,
-				Acked: func(string) frame.Cursor { return a.uplink.Acked().Cursor },
-				Safe:  func() uint64 { return a.bus.Covered(subject.StreamEdge) },
-			},
-			{
-				Name: subject.StreamDown, Store: a.downStore(), Author: hub,
-				Safe: func() uint64 { return a.bus.Covered(subject.StreamDown) },
-			},
-		},
-		Max: a.cfg.StoreMax, Free: a.dir.Free, Spans: a.meta.Removed, Save: a.save,
+		Shelves: []journal.Shelf{edge, down},
+		Max:     a.cfg.StoreMax, Free: a.dir.Free, Spans: a.meta.Removed, Save: a.save,
 		Log: a.log.With().Str("component", "keeper").Logger(),
 	})
 	a.guard = journal.Guard{Free: a.dir.Free, Full: a.keeper.Kick, Revive: a.nats.ReopenStore}
@@ -285,7 +284,7 @@ func (a *agent) save() error {
 		m.Acked = map[string]frame.Position{a.id.ID(): a.uplink.Acked()}
 		m.Usage = a.uplink.Usage()
 		m.Chains = map[string][]journal.Run{subject.LogEdge(a.id.ID()): a.out.Chain()}
-		m.Removed = a.keeper.Spans()
+		m.Removed = a.keeper.Planned()
 	})
 }
 

@@ -205,34 +205,44 @@ func (h *hub) written(s jetstream.Stream, subject string) journal.Store {
 
 // shelves are the logs that the keeper may take from.
 func (h *hub) shelves() []journal.Shelf {
-	safe := func(stream string, view func() (edge, hub uint64)) uint64 {
-		edge, hub := view()
+	// What state and views have: of now, or of a snapshot.
+	viewed := func(stream string, of func() (edge, hub uint64)) uint64 {
+		edge, hub := of()
 		if stream == subject.StreamHub {
-			return min(h.bus.Covered(stream), hub)
+			return hub
 		}
-		return min(h.bus.Covered(stream), edge)
+		return edge
 	}
-	viewed := func(stream string) func() uint64 {
-		return func() uint64 {
-			defer h.bell.Ring() // for a checkpoint of the node streams
-			return min(safe(stream, h.relay.Done), safe(stream, h.streams.Safe))
+	shelf := func(stream, subjects string, author func(string) string) journal.Shelf {
+		return journal.Shelf{
+			Name: stream, Store: h.store(h.stream(stream), subjects), Author: author,
+			Safe: func() uint64 {
+				defer h.bell.Ring() // for a checkpoint of the node streams
+				return min(h.bus.Covered(stream), viewed(stream, h.relay.Done), viewed(stream, h.streams.Safe))
+			},
+			Saved: func() uint64 {
+				saved := bus.SavedUpTo(h.dir.Path, func(m *bus.Meta) uint64 {
+					return min(m.Streams[stream], viewed(stream, func() (uint64, uint64) { return relay.DoneIn(m) }))
+				})
+				return min(saved, viewed(stream, h.streams.Safe))
+			},
 		}
 	}
-	return []journal.Shelf{
-		{
-			Name: subject.StreamDown, Store: h.store(h.down, subject.LogsOf(subject.StreamDown)), Author: author, Spare: true,
-			Acked: func(s string) frame.Cursor { return h.door.Acked(subject.ParseLog(s)) },
-			Safe:  func() uint64 { return math.MaxUint64 }, // what is state here other logs hold
-		},
-		{
-			Name: subject.StreamEdge, Store: h.store(h.edge, subject.LogsOf(subject.StreamEdge)), Author: subject.ParseLog,
-			Safe: viewed(subject.StreamEdge),
-		},
-		{
-			Name: subject.StreamHub, Store: h.store(h.own, subject.LogHub), Author: author,
-			Safe: viewed(subject.StreamHub),
-		},
+	edge, own := shelf(subject.StreamEdge, subject.LogsOf(subject.StreamEdge), subject.ParseLog), shelf(subject.StreamHub, subject.LogHub, author)
+	own.Single = true
+	all := func() uint64 { return math.MaxUint64 } // what is state here other logs hold
+	return []journal.Shelf{edge, own, {
+		Name: subject.StreamDown, Store: h.store(h.down, subject.LogsOf(subject.StreamDown)), Author: author, Spare: true,
+		Acked: func(s string) frame.Cursor { return h.door.Acked(subject.ParseLog(s)) },
+		Safe:  all, Saved: all,
+	}}
+}
+
+func (h *hub) stream(name string) jetstream.Stream {
+	if name == subject.StreamHub {
+		return h.own
 	}
+	return h.edge
 }
 
 // removed tells what was removed of a stream.
@@ -318,7 +328,7 @@ func (h *hub) save() error {
 			return
 		}
 		m.Chains = map[string][]journal.Run{subject.LogHub: h.out.Chain()}
-		m.Removed = h.keeper.Spans()
+		m.Removed = h.keeper.Planned()
 		h.relay.Fill(m) // before the door: a node that arrives meanwhile is in both or replayed
 		h.door.Fill(m)
 	})

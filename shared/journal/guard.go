@@ -5,6 +5,8 @@ import (
 	"errors"
 	"fmt"
 	"sync"
+	"sync/atomic"
+	"time"
 
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
@@ -23,46 +25,50 @@ type Guard struct {
 	// Revive opens the server's store again.
 	Revive func(context.Context) error
 
-	mu     sync.Mutex
-	silent int // appends without an answer since the last one that had it
+	mu      sync.Mutex // held while the store is opened again
+	revived time.Time  // when it was last
 }
 
-// silences is after how many unanswered appends a store is taken for dead.
+// silences is after how many appends of one log without an answer the store is
+// taken for dead.
 const silences = 2
 
 // Of returns s behind the guard.
-func (g *Guard) Of(s Store) Store { return guarded{s, g} }
+func (g *Guard) Of(s Store) Store { return &guarded{Store: s, guard: g} }
 
 type guarded struct {
 	Store
-	guard *Guard
+	guard  *Guard
+	silent atomic.Int32 // appends without an answer since the last one that had it
 }
 
 // Append implements Store.
-func (s guarded) Append(ctx context.Context, data []byte, last uint64) (uint64, error) {
+func (s *guarded) Append(ctx context.Context, data []byte, last uint64) (uint64, error) {
 	if free, reserve := s.guard.Free(); free < reserve {
 		s.guard.Full()
 		return 0, fmt.Errorf("%d MB left on the disk, of which the last %d MB are kept free: %w", free>>20, reserve>>20, ErrDiskFull)
 	}
+	began := time.Now()
 	seq, err := s.Store.Append(ctx, data, last)
-	if s.guard.dead(err) {
-		err = errors.Join(err, s.guard.Revive(ctx))
+	if !errors.Is(err, context.DeadlineExceeded) && !errors.Is(err, nats.ErrTimeout) && !errors.Is(err, jetstream.ErrNoStreamResponse) {
+		s.silent.Store(0)
+		return seq, err
+	}
+	if s.silent.Add(1) >= silences {
+		s.silent.Store(0)
+		err = errors.Join(err, s.guard.revive(ctx, began))
 	}
 	return seq, err
 }
 
-// dead tells whether an append that ended with err was one too many without
-// an answer.
-func (g *Guard) dead(err error) bool {
+// revive opens the store again, one at a time, unless that was done since an
+// append began that had no answer.
+func (g *Guard) revive(ctx context.Context, began time.Time) error {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	if !errors.Is(err, context.DeadlineExceeded) && !errors.Is(err, nats.ErrTimeout) && !errors.Is(err, jetstream.ErrNoStreamResponse) {
-		g.silent = 0
-		return false
+	if began.Before(g.revived) {
+		return nil
 	}
-	if g.silent++; g.silent < silences {
-		return false
-	}
-	g.silent = 0
-	return true
+	defer func() { g.revived = time.Now() }()
+	return g.Revive(ctx)
 }

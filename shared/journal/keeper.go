@@ -3,8 +3,8 @@ package journal
 import (
 	"context"
 	"errors"
-	"fmt"
 	"maps"
+	"math"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -32,11 +32,15 @@ type Shelf struct {
 	// Acked returns up to where another instance holds a log; nil if nobody
 	// needs to.
 	Acked func(subject string) frame.Cursor
+	// Single tells that the stream has one log.
+	Single bool
 	// Spare tells that what is acked is no history here: it goes before all else.
 	Spare bool
 	// Safe returns up to which message state and views need no frame, once a
 	// snapshot of now has been saved.
 	Safe func() uint64
+	// Saved returns the same for the snapshots that there are.
+	Saved func() uint64
 }
 
 // KeeperConfig says what a keeper looks after. All fields but Max and Log must
@@ -47,7 +51,7 @@ type KeeperConfig struct {
 	// Free returns the bytes left on the disk, and how many must be left.
 	Free  func() (free, reserve uint64)
 	Spans map[string]Span // by subject, from the snapshot
-	// Save writes a snapshot that holds Keeper.Spans.
+	// Save writes a snapshot that holds Keeper.Planned.
 	Save func() error
 	Log  zerolog.Logger
 }
@@ -62,8 +66,9 @@ type Keeper struct {
 
 	grown atomic.Uint64 // bytes since the last look that they brought about
 
-	mu    sync.Mutex
-	spans map[string]Span
+	mu      sync.Mutex
+	spans   map[string]Span
+	planned map[string]Span // what they will be; nil when nothing is planned
 }
 
 const (
@@ -106,7 +111,18 @@ func (k *Keeper) Grew(bytes int) {
 	}
 }
 
-// Spans returns what was removed, by subject, for a snapshot and for history.
+// Planned returns what a snapshot has to know: what is removed, or will be as
+// soon as it is saved.
+func (k *Keeper) Planned() map[string]Span {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	if k.planned != nil {
+		return maps.Clone(k.planned)
+	}
+	return maps.Clone(k.spans)
+}
+
+// Spans returns what was removed, by subject.
 func (k *Keeper) Spans() map[string]Span {
 	k.mu.Lock()
 	defer k.mu.Unlock()
@@ -140,20 +156,52 @@ func (k *Keeper) Tidy(ctx context.Context) error {
 	if need == 0 || err != nil {
 		return err
 	}
-	safe := map[string]uint64{}
-	for i := range k.cfg.Shelves {
-		s := &k.cfg.Shelves[i]
-		safe[s.Name] = s.Safe()
-	}
-	if planned, err := k.plan(ctx, safe, need, must); !planned || err != nil {
+	plan, err := k.plan(ctx, func(s *Shelf) uint64 { return s.Safe() }, need, must)
+	if plan == nil || err != nil {
 		return err
 	}
-	for range 2 { // the older snapshot must do without the frames as well
-		if err := k.cfg.Save(); err != nil {
-			return fmt.Errorf("save before a removal: %w", err)
+	if err := k.save(plan); err != nil {
+		// A disk that is full has no room for that: what goes now is what the
+		// snapshots that there are do without, and the next one tells of it.
+		k.cfg.Log.Warn().Err(err).Msg("no snapshot before a removal")
+		plan, err = k.plan(ctx, func(s *Shelf) uint64 { return s.Saved() }, need, must)
+		if plan == nil || err != nil {
+			return err
 		}
 	}
+	k.decide(plan)
 	return k.remove(ctx)
+}
+
+// save writes a plan into both snapshots: the older one must do without the
+// frames as well.
+func (k *Keeper) save(plan map[string]Span) error {
+	k.setPlanned(plan)
+	defer k.setPlanned(nil)
+	for range 2 {
+		if err := k.cfg.Save(); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (k *Keeper) setPlanned(plan map[string]Span) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	k.planned = plan
+}
+
+// decide makes a plan what is removed.
+func (k *Keeper) decide(plan map[string]Span) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	for subject, s := range plan {
+		if old := k.spans[subject]; s.Points > old.Points {
+			k.cfg.Log.Info().Str("log", subject).Uint64("points", s.Points-old.Points).Uint64("nobody_else_has", s.Unsent-old.Unsent).Msg("oldest frames are removed")
+		}
+	}
+	k.spans = plan
 }
 
 // excess returns how many bytes should go, and how many of them must even if
@@ -181,20 +229,25 @@ func (k *Keeper) excess(ctx context.Context) (need, must uint64, err error) {
 	return max(need, must+k.cfg.Max/slack), must, nil
 }
 
-// plan notes in the spans what should go, the oldest first.
-func (k *Keeper) plan(ctx context.Context, safe map[string]uint64, need, must uint64) (planned bool, err error) {
-	spans, freed := k.Spans(), uint64(0)
+// plan returns what the spans are when enough has gone, the oldest first; nil
+// if nothing can go. safe tells up to where a shelf is not needed. What nobody
+// else has goes only where nothing else could go a little later.
+func (k *Keeper) plan(ctx context.Context, safe func(*Shelf) uint64, need, must uint64) (map[string]Span, error) {
+	spans, freed, planned, needed := k.Spans(), uint64(0), false, false
 	for _, unsent := range []bool{false, true} {
 		goal := need
 		if unsent {
 			goal = must
 		}
+		if freed >= goal || needed {
+			break
+		}
 		var list []*walk
 		for i := range k.cfg.Shelves {
 			s := &k.cfg.Shelves[i]
-			w := &walk{Shelf: s, safe: safe[s.Name], spans: spans, unsent: unsent, last: map[string]uint64{}, passed: map[string]bool{}}
+			w := &walk{Shelf: s, safe: safe(s), spans: spans, unsent: unsent, last: map[string]uint64{}, passed: map[string]bool{}}
 			if err := w.advance(ctx); err != nil {
-				return false, err
+				return nil, err
 			}
 			list = append(list, w)
 		}
@@ -207,22 +260,20 @@ func (k *Keeper) plan(ctx context.Context, safe map[string]uint64, need, must ui
 			freed += uint64(len(w.msg.Data)) + messageBytes
 			w.take()
 			if err := w.advance(ctx); err != nil {
-				return false, err
+				return nil, err
 			}
+		}
+		for _, w := range list {
+			needed = needed || w.needed
 		}
 	}
 	if freed < must {
-		k.cfg.Log.Warn().Uint64("bytes", must-freed).Msg("store.max is exceeded: what is left cannot go")
+		k.cfg.Log.Warn().Uint64("bytes", must-freed).Bool("later", needed).Msg("store.max is exceeded: what is left cannot go, or not yet")
 	}
-	k.mu.Lock()
-	defer k.mu.Unlock()
-	for subject, s := range spans {
-		if old := k.spans[subject]; s.Points > old.Points {
-			k.cfg.Log.Info().Str("log", subject).Uint64("points", s.Points-old.Points).Uint64("nobody_else_has", s.Unsent-old.Unsent).Msg("oldest frames are removed")
-		}
+	if !planned {
+		return nil, nil
 	}
-	k.spans = spans
-	return planned, nil
+	return spans, nil
 }
 
 // walk goes over the frames of a shelf that may go, the oldest first.
@@ -231,6 +282,7 @@ type walk struct {
 	safe   uint64
 	spans  map[string]Span
 	unsent bool // what nobody else has may go as well
+	needed bool // it ended before a frame that others hold and state or a view still needs
 
 	msg    Message // the next one that may go
 	frame  *frame.Frame
@@ -262,11 +314,16 @@ func (w *walk) before(v *walk) bool {
 func (w *walk) advance(ctx context.Context) error {
 	for w.frame = nil; ; {
 		m, err := w.Store.Next(ctx, w.msg.Seq+1)
-		if errors.Is(err, ErrEmpty) || err == nil && m.Seq > w.safe {
+		if errors.Is(err, ErrEmpty) {
 			return nil
 		}
 		if err != nil {
 			return err
+		}
+		if m.Seq > w.safe {
+			f, err := frame.DecodeHeader(m.Data)
+			w.needed = !w.passed[m.Subject] && (err != nil || w.held(m.Subject, f))
+			return nil
 		}
 		w.msg = m
 		if w.passed[m.Subject] || m.Seq < w.spans[m.Subject].Below {
@@ -283,14 +340,29 @@ func (w *walk) advance(ctx context.Context) error {
 		if err != nil { // of no use to anybody
 			f = &frame.Frame{First: 1}
 		}
-		w.acked = w.Acked == nil || err != nil || !w.Acked(m.Subject).Less(f.End().Cursor)
-		if m.Seq == w.last[m.Subject] || !w.acked && !w.unsent {
-			w.passed[m.Subject] = true
+		w.acked = err != nil || w.held(m.Subject, f)
+		if m.Seq == w.last[m.Subject] || !w.acked && (!w.unsent || w.Spare) {
+			if w.passed[m.Subject] = true; len(w.passed) >= w.logs() {
+				return nil
+			}
 			continue
 		}
 		w.frame = f
 		return nil
 	}
+}
+
+// held tells whether others have a frame.
+func (s *Shelf) held(subject string, f *frame.Frame) bool {
+	return s.Acked == nil || !s.Acked(subject).Less(f.End().Cursor)
+}
+
+// logs returns how many logs the shelf has, at most.
+func (w *walk) logs() int {
+	if w.Single {
+		return 1
+	}
+	return math.MaxInt
 }
 
 // take puts the frame into the span of its log.

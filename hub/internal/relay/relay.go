@@ -70,6 +70,9 @@ func (r *Relay) Done() (edge, hub uint64) {
 	return r.done.Edge, r.done.Hub
 }
 
+// DoneIn returns what Done was when a snapshot was written.
+func DoneIn(meta *bus.Meta) (edge, hub uint64) { return meta.Views[viewEdge], meta.Views[viewHub] }
+
 // Run relays until ctx ends.
 func (r *Relay) Run(ctx context.Context) error {
 	view.Run(ctx, r.cfg.Wake, r.cfg.Log, r.work)
