@@ -58,6 +58,7 @@ type agent struct {
 	bus        *bus.Instance
 	uplink     *uplink.Uplink
 	settings   *settings.Settings
+	saved      bool          // the last snapshot, at the stop
 	unsaved    atomic.Int64  // points that came since the last snapshot
 	saveNow    chan struct{} // capacity 1: they are many
 }
@@ -82,7 +83,7 @@ func Run(ctx context.Context, cfg config.Config) (err error) {
 		err = nil // asked to stop before it was ready
 	}
 	err = errors.Join(err, a.stages.Stop())
-	return errors.Join(err, a.dir.Close(err == nil))
+	return errors.Join(err, a.dir.Close(err == nil && a.saved))
 }
 
 // start builds every part and starts it in the order of dependence; what is
@@ -218,7 +219,7 @@ func (a *agent) removed(stream string) func() map[string]journal.Span {
 func (a *agent) openLog(ctx context.Context) (err error) {
 	log, meta := subject.LogEdge(a.id.ID()), a.meta
 	a.out, err = journal.Open(ctx, journal.Config{
-		Store: a.guard.Of(a.edgeStore()), Author: a.id.ID(), Clean: a.dir.Clean, Known: meta.Chains[log],
+		Store: a.guard.Of(a.edgeStore()), Author: a.id.ID(), Clean: a.dir.Clean && !meta.Fresh[log], Known: meta.Chains[log],
 		Now: a.clock.Now, Log: a.log.With().Str("component", "log").Logger(),
 		Notify: a.committed,
 		Queued: func() { a.uplink.Appended() },
@@ -283,6 +284,7 @@ func (a *agent) save() error {
 		m.Session = a.id.Nonce()
 		m.Acked = map[string]frame.Position{a.id.ID(): a.uplink.Acked()}
 		m.Usage = a.uplink.Usage()
+		m.Fresh = map[string]bool{subject.LogEdge(a.id.ID()): a.out.Fresh()}
 		m.Chains = map[string][]journal.Run{subject.LogEdge(a.id.ID()): a.out.Chain()}
 		m.Removed = a.keeper.Planned()
 	})
@@ -307,7 +309,8 @@ func (a *agent) saveOften(ctx context.Context) error {
 
 func (a *agent) startServing(context.Context) error {
 	a.stages.OnStop(func() { // after the log has committed the rest
-		if err := a.save(); err != nil {
+		err := a.save()
+		if a.saved = err == nil; err != nil {
 			a.log.Error().Err(err).Msg("snapshot not written")
 		}
 	})

@@ -79,6 +79,8 @@ type hub struct {
 	guard           journal.Guard
 	keeper          *journal.Keeper
 	httpAddr        string
+	announced       bool // the start is complete
+	saved           bool // the last snapshot, at the stop of a hub that was ready
 }
 
 func newHub(cfg config.Config) *hub {
@@ -105,14 +107,14 @@ func Run(ctx context.Context, cfg config.Config) (err error) {
 		err = nil // asked to stop before it was ready
 	}
 	err = errors.Join(err, h.stages.Stop())
-	return errors.Join(err, h.dir.Close(err == nil))
+	return errors.Join(err, h.dir.Close(err == nil && h.saved))
 }
 
 // start builds every part and starts it in the order of dependence; what is
 // started here stops in reverse.
 func (h *hub) start(ctx context.Context) error {
 	for _, step := range []func(context.Context) error{
-		h.openIdentity, h.startNATS, h.openStreams, h.startBus, h.startFleet, h.startViews, h.startDoor, h.startHTTP, h.announce,
+		h.openIdentity, h.startNATS, h.openStreams, h.startBus, h.startFleet, h.startViews, h.startHTTP, h.startDoor, h.announce,
 	} {
 		if err := step(ctx); err != nil {
 			return err
@@ -270,7 +272,7 @@ func (h *hub) startBus(ctx context.Context) error {
 	})
 	h.guard = journal.Guard{Free: h.dir.Free, Full: h.keeper.Kick, Revive: h.nats.ReopenStore}
 	h.out, err = journal.Open(ctx, journal.Config{
-		Store: h.written(h.own, subject.LogHub), Author: state.Hub, Clean: h.dir.Clean, Known: meta.Chains[subject.LogHub],
+		Store: h.written(h.own, subject.LogHub), Author: state.Hub, Clean: h.dir.Clean && !meta.Fresh[subject.LogHub], Known: meta.Chains[subject.LogHub],
 		Every: commitEvery, Now: h.clock.Now, Log: h.log.With().Str("component", "log").Logger(),
 		Notify: func(c journal.Committed) {
 			if h.bus == nil {
@@ -312,7 +314,8 @@ func (h *hub) startBus(ctx context.Context) error {
 	}
 	h.clock.Resume(h.bus.Newest())
 	h.stages.OnStop(func() { // after the log has committed the rest
-		if err := h.save(); err != nil {
+		err := h.save()
+		if h.saved = err == nil && h.announced; err != nil {
 			h.log.Error().Err(err).Msg("snapshot not written")
 		}
 	})
@@ -324,10 +327,11 @@ func (h *hub) startBus(ctx context.Context) error {
 func (h *hub) save() error {
 	return h.bus.Save(h.dir.Path, func(m *bus.Meta) {
 		if h.door == nil || h.relay == nil { // a start that failed: what was there still holds
-			m.Acked, m.Heads, m.Views, m.Chains, m.Removed = h.meta.Acked, h.meta.Heads, h.meta.Views, h.meta.Chains, h.meta.Removed
+			m.Acked, m.Heads, m.Views, m.Chains, m.Removed, m.Fresh = h.meta.Acked, h.meta.Heads, h.meta.Views, h.meta.Chains, h.meta.Removed, h.meta.Fresh
 			return
 		}
 		m.Chains = map[string][]journal.Run{subject.LogHub: h.out.Chain()}
+		m.Fresh = map[string]bool{subject.LogHub: h.out.Fresh()}
 		m.Removed = h.keeper.Planned()
 		h.relay.Fill(m) // before the door: a node that arrives meanwhile is in both or replayed
 		h.door.Fill(m)
@@ -360,7 +364,7 @@ func (h *hub) startFleet(ctx context.Context) (err error) {
 		Conn: h.conns[cred.DEVICES], Instance: h.bus, Clock: &h.clock, Clean: h.dir.Clean,
 		Edge:  func(id string) journal.Store { return h.written(h.edge, subject.LogEdge(id)) },
 		Down:  func(id string) journal.Store { return h.written(h.down, subject.LogDown(id)) },
-		Acked: h.meta.Acked, Heads: h.meta.Heads, Chains: h.meta.Chains,
+		Acked: h.meta.Acked, Heads: h.meta.Heads, Chains: h.meta.Chains, Fresh: h.meta.Fresh,
 		Kick: h.nats.KickDevice, Stored: h.bell.Ring, Save: h.save, Log: h.log,
 	})
 	devices, err := h.fleet.List(ctx)
@@ -496,6 +500,7 @@ func (h *hub) startHTTP(context.Context) error {
 func (h *hub) announce(context.Context) error {
 	h.stages.OnStop(func() { _ = client.RemoveRunning(h.dir.Path) })
 	running := client.Running{ID: h.root, Listen: h.nats.ListenAddr(), HTTP: h.httpAddr, Leaf: h.nats.LeafAddr(), PID: os.Getpid()}
+	h.announced = true
 	if err := running.Write(h.dir.Path); err != nil {
 		h.log.Warn().Err(err).Msg("commands of this machine do not find the hub; give them --url and --creds")
 	}

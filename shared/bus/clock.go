@@ -4,6 +4,8 @@ import (
 	"sync"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/sapflow/sapflow/shared/point"
 )
 
@@ -11,22 +13,25 @@ import (
 // counts.
 const maxSkew = 5 * time.Minute
 
+// trust is for how long hub time counts without being told again: the counter
+// that goes on from there drifts by seconds a day.
+const trust = 30 * 24 * time.Hour
+
 // built is a time that a set clock cannot be before.
 var built = time.Date(2026, 11, 1, 0, 0, 0, 0, time.UTC)
 
 // Clock estimates hub time: the local clock, unless it is more than 5 min from
-// what the hub has told in this run, counted on from there, so that a local
-// clock may leap as it likes. A clock that is not set, and was told nothing,
+// what the hub has told in the last month, counted on from there, so that a
+// local clock may leap as it likes. A clock that is not set, and was told nothing,
 // goes on from the newest time that was stored. The zero Clock uses the
 // system's clock.
 type Clock struct {
-	// Wall and Steady are for tests; time.Now and the time since the first
-	// call by default. Steady never leaps.
+	// Wall and Steady are for tests; time.Now and the time since boot, suspend
+	// included, by default. Steady never leaps.
 	Wall   func() time.Time
 	Steady func() time.Duration
 
 	mu     sync.Mutex
-	start  time.Time     // of Steady's default
 	told   time.Time     // hub time when Steady was at; zero before the first
 	at     time.Duration // of Steady, when told was
 	newest uint64        // newest time stored
@@ -43,10 +48,9 @@ func (c *Clock) steady() time.Duration {
 	if c.Steady != nil {
 		return c.Steady()
 	}
-	if c.start.IsZero() {
-		c.start = time.Now()
-	}
-	return time.Since(c.start)
+	var t unix.Timespec
+	_ = unix.ClockGettime(unix.CLOCK_BOOTTIME, &t) // fails for no clock that there is
+	return time.Duration(t.Nano())
 }
 
 // Now returns the estimate in ns.
@@ -54,7 +58,7 @@ func (c *Clock) Now() uint64 {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	w := c.wall()
-	if !c.told.IsZero() {
+	if !c.told.IsZero() && c.steady()-c.at < trust {
 		if hub := c.hub(); w.Sub(hub).Abs() > maxSkew {
 			w = hub
 		}

@@ -3,6 +3,7 @@ package bus
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"strconv"
 	"strings"
@@ -13,6 +14,7 @@ import (
 
 	"github.com/sapflow/sapflow/shared/api"
 	"github.com/sapflow/sapflow/shared/frame"
+	"github.com/sapflow/sapflow/shared/journal"
 	"github.com/sapflow/sapflow/shared/point"
 	"github.com/sapflow/sapflow/shared/state"
 	"github.com/sapflow/sapflow/shared/subject"
@@ -175,7 +177,11 @@ func (b *Instance) handleWrite(m *nats.Msg) {
 	if m.Reply != "" {
 		done = func(err error) {
 			if err != nil {
-				b.reply(m, api.Encode(nil, api.Errorf(api.CodeDiskFull, "the value is in force but would not survive a power cut; free space on the disk", "not durable yet: %s", err)))
+				code, hint := api.CodeBusy, "the value is in force but would not survive a power cut yet"
+				if errors.Is(err, journal.ErrDiskFull) {
+					code, hint = api.CodeDiskFull, hint+"; free space on the disk"
+				}
+				b.reply(m, api.Encode(nil, api.Errorf(code, hint, "not durable yet: %s", err)))
 				return
 			}
 			b.reply(m, okReply)

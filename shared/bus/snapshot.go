@@ -27,6 +27,7 @@ type Meta struct {
 	Heads   map[string][]string       `json:"heads,omitempty"`   // nodes whose heads a gateway still lacks
 	Views   map[string]uint64         `json:"views,omitempty"`   // stream sequences that views have done
 	Chains  map[string][]journal.Run  `json:"chains,omitempty"`  // epochs of own logs, by subject
+	Fresh   map[string]bool           `json:"fresh,omitempty"`   // own logs, by subject, whose epoch had no frame yet
 	Removed map[string]journal.Span   `json:"removed,omitempty"` // what was removed of logs, by subject
 	Usage   map[string]uint64         `json:"usage,omitempty"`   // bytes of the gateway's line
 	Session string                    `json:"session,omitempty"`

@@ -71,6 +71,7 @@ func TestStoreMax(t *testing.T) {
 	g.waitEqual()
 	g.link.Cut()
 	g.waitConnected(false)
+	write(t, g.client, float(g.id, "setpoint", 0, 42)) // its frame goes, its value must not
 	for n := points / 6; n < points; n += each {
 		write(t, g.client, list[n:n+each]...)
 	}
@@ -100,6 +101,7 @@ func TestStoreMax(t *testing.T) {
 		}
 	}
 	expectValue(t, "hub", h.client, g.id, "noise", value(t, g.client, g.id, "noise"))
+	expectValue(t, "hub", h.client, g.id, "setpoint", "42")
 }
 
 // TestHubStoreMax: a hub keeps what it may. What gateways hold of its settings

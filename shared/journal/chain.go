@@ -44,13 +44,14 @@ func (l *Log) Chain() []Run {
 	return slices.Clone(runs[max(0, len(runs)-maxChain):])
 }
 
-// scan finds the epochs of a log, oldest first, with the stream sequence of its
-// newest message and the newest frame that can be read. It goes back from the end to the first epoch that is known, and
+// scan finds the epochs of a log, oldest first, the stream sequence of its
+// newest message, and the newest frame that can be read, which is that of the
+// message if whole. It goes back from the end to the first epoch that is known, and
 // jumps: 2 log2(n) reads an epoch.
-func scan(ctx context.Context, s Store, known []Run) (runs []Run, stream uint64, last *frame.Frame, err error) {
-	m, last, err := ending(ctx, s)
+func scan(ctx context.Context, s Store, known []Run) (runs []Run, stream uint64, whole bool, last *frame.Frame, err error) {
+	m, last, whole, err := ending(ctx, s)
 	if err != nil {
-		return nil, 0, nil, err
+		return nil, 0, false, nil, err
 	}
 	stream = m.Seq
 	for end := last; end != nil; {
@@ -59,35 +60,36 @@ func scan(ctx context.Context, s Store, known []Run) (runs []Run, stream uint64,
 			if end.Last > r.Last.Seq { // less if the store has lost its end
 				r.Last = end.End()
 			}
-			return join(known, append([]Run{r}, runs...)), stream, last, nil
+			return join(known, append([]Run{r}, runs...)), stream, whole, last, nil
 		}
 		first, head, err := search(ctx, s, m.Seq, func(f *frame.Frame) bool { return f.Epoch >= end.Epoch })
 		if err != nil {
-			return nil, 0, nil, err
+			return nil, 0, false, nil, err
 		}
 		runs = append([]Run{{Epoch: end.Epoch, Before: head.Before, First: first.Seq, Last: end.End(), Copies: head.Again != (frame.Cursor{})}}, runs...)
 		if m, end, err = readable(ctx, s, first.Seq); err != nil {
-			return nil, 0, nil, err
+			return nil, 0, false, nil, err
 		}
 	}
-	return join(known, runs), stream, last, nil
+	return join(known, runs), stream, whole, last, nil
 }
 
 // ending returns the newest message of a log, the zero Message for an empty
-// one, and the header of the newest frame that can be read, nil for none.
-func ending(ctx context.Context, s Store) (tail Message, end *frame.Frame, err error) {
+// one, and the header of the newest frame that can be read, nil for none; whole
+// if that is its frame.
+func ending(ctx context.Context, s Store) (tail Message, end *frame.Frame, whole bool, err error) {
 	tail, err = s.Last(ctx)
 	if errors.Is(err, ErrEmpty) {
-		return Message{}, nil, nil
+		return Message{}, nil, false, nil
 	}
 	if err != nil {
-		return Message{}, nil, err
+		return Message{}, nil, false, err
 	}
 	if end, err = frame.DecodeHeader(tail.Data); err == nil {
-		return tail, end, nil
+		return tail, end, true, nil
 	}
 	_, end, err = readable(ctx, s, tail.Seq)
-	return tail, end, err
+	return tail, end, false, err
 }
 
 // readable returns the last message before a stream sequence whose frame can

@@ -34,6 +34,9 @@ func (l *Log) Locate(ctx context.Context, pos frame.Position) error {
 		return nil
 	}
 	m, err := l.find(ctx, frame.Cursor{Epoch: pos.Epoch, Seq: pos.Seq - 1})
+	if errors.Is(err, ErrEmpty) {
+		return nil // nothing from there on is held
+	}
 	if err != nil {
 		return err
 	}

@@ -142,7 +142,7 @@ func Open(ctx context.Context, cfg Config) (*Log, error) {
 		cfg.Moved = func([]frame.Entry) {}
 	}
 	l := &Log{cfg: cfg, wake: make(chan struct{}, 1)}
-	runs, stream, last, err := scan(ctx, cfg.Store, cfg.Known)
+	runs, stream, whole, last, err := scan(ctx, cfg.Store, cfg.Known)
 	if err != nil {
 		return nil, fmt.Errorf("open log: %w", err)
 	}
@@ -156,15 +156,15 @@ func Open(ctx context.Context, cfg Config) (*Log, error) {
 		return l, nil
 	}
 	l.covers = last.Covers
-	if !cfg.Clean || last.End() != l.tail { // the end of what was sent may be lost
+	if !cfg.Clean || !whole || last.End() != l.tail { // the end of what was sent may be lost
 		l.begin(l.tail)
 	}
 	if last.Again != (frame.Cursor{}) { // the last thing it did was to repeat
 		l.repeats = &repeats{last.Again, runs[len(runs)-1].First}
 		l.commitMu.Lock()
 		defer l.release()
-		if err := l.repeat(ctx); err != nil {
-			return nil, err
+		if err := l.repeat(ctx); err != nil { // whoever appends goes on with it
+			cfg.Log.Error().Err(err).Msg("repeating is not finished")
 		}
 	}
 	return l, nil
@@ -182,6 +182,14 @@ func (l *Log) release() {
 	for _, done := range settled {
 		done()
 	}
+}
+
+// Fresh tells that the epoch has no frame yet: what the last one ended with
+// stays in doubt at the next start, however cleanly this run stops.
+func (l *Log) Fresh() bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.runs[len(l.runs)-1].First == 0
 }
 
 // RandomBits returns 64 random bits.
@@ -208,9 +216,9 @@ func (l *Log) begin(before frame.Position) {
 
 // Add numbers a group of entries and queues it for the next commit; it fills
 // in author (for a log of its own points) and place. With done the commit
-// happens at once, and done is called, from the goroutine of Run, when the
-// group is durable or the attempt failed; in the latter case the log goes on
-// trying.
+// happens at once, and done is called, by whoever commits and with nothing
+// locked, when the group is durable or the attempt failed; in the latter case
+// the log goes on trying.
 func (l *Log) Add(entries []frame.Entry, done func(error)) error {
 	l.addMu.Lock()
 	defer l.addMu.Unlock()
@@ -492,6 +500,7 @@ func frameSize(entries []frame.Entry, limit int) int {
 // append stores f at the end of the log. When it is not clear whether the
 // store has it, it looks.
 func (l *Log) append(ctx context.Context, f *encoded) error {
+	ctx = context.WithoutCancel(ctx) // the store bounds it; half an append leaves a doubt
 	seq, err := l.cfg.Store.Append(ctx, f.data, l.stream)
 	if err != nil {
 		last, lastErr := l.cfg.Store.Last(ctx)
@@ -654,6 +663,7 @@ func (l *Log) repeat(ctx context.Context) error {
 	}
 	newest := map[point.Series]frame.Entry{}
 	defer l.noteMoved(newest)
+	read := todo.from // end of the frame before
 	for seq := uint64(1); ; {
 		m, err := l.cfg.Store.Next(ctx, seq)
 		if errors.Is(err, ErrEmpty) || err == nil && m.Seq >= todo.end {
@@ -669,7 +679,10 @@ func (l *Log) repeat(ctx context.Context) error {
 			l.cfg.Log.Error().Err(err).Uint64("stream_seq", m.Seq).Msg("damaged frame skipped")
 			continue
 		}
-		end := old.End().Cursor
+		end, before := old.End().Cursor, read
+		if before.Less(end) {
+			read = end
+		}
 		if !todo.from.Less(end) || old.Again != (frame.Cursor{}) {
 			continue // the reader has it, or it is a copy
 		}
@@ -678,8 +691,12 @@ func (l *Log) repeat(ctx context.Context) error {
 				return fmt.Errorf("repeat unacked points: %w", err)
 			}
 		}
-		if len(old.Entries) > 0 {
-			if err := l.again(ctx, old, end, newest); err != nil {
+		missing := old.Gap()
+		if old.Epoch == before.Epoch && old.First > before.Seq { // also what was removed between
+			missing = old.First - 1 - before.Seq
+		}
+		if len(old.Entries) > 0 || missing > 0 {
+			if err := l.again(ctx, old, end, missing, newest); err != nil {
 				return fmt.Errorf("repeat unacked points: %w", err)
 			}
 		}
@@ -699,17 +716,19 @@ func (l *Log) noteMoved(newest map[point.Series]frame.Entry) {
 	l.moved = append(l.moved, l.pending...)
 }
 
-// again appends a copy of an older frame.
-func (l *Log) again(ctx context.Context, old *frame.Frame, end frame.Cursor, newest map[point.Series]frame.Entry) error {
+// again appends a copy of an older frame, after a gap of as many points as are
+// missing before it.
+func (l *Log) again(ctx context.Context, old *frame.Frame, end frame.Cursor, missing uint64, newest map[point.Series]frame.Entry) error {
 	l.mu.Lock()
 	f := l.blank()
 	l.mu.Unlock()
 	f.Now, f.Covers, f.Again, f.Entries = old.Now, old.Covers, end, old.Entries
+	f.First += missing
 	f.Seal()
 	if err := l.append(ctx, &encoded{f, f.Encode()}); err != nil {
 		return err
 	}
-	l.shift(f.Points())
+	l.shift(missing + f.Points())
 	if f.Kind != frame.Log {
 		return nil
 	}

@@ -32,7 +32,7 @@ func OpenReplica(ctx context.Context, store Store) (*Replica, error) {
 
 // reload reads the place from the last stored frame that can be read.
 func (r *Replica) reload(ctx context.Context) error {
-	tail, f, err := ending(ctx, r.store)
+	tail, f, _, err := ending(ctx, r.store)
 	if err != nil {
 		return err
 	}

@@ -121,7 +121,9 @@ type (
 	Fetch struct{ After frame.Position }
 	// Gather: make the next piece of heads, the first if First, or the newest
 	// values if Live; answered by Gathered.
-	Gather struct{ First, Live bool }
+	// With All they are all winners that the other end should have, else those
+	// that SendHeads was called for.
+	Gather struct{ First, Live, All bool }
 	// Store: judge, store and apply a log frame; answered by Stored.
 	Store struct{ Frame *frame.Frame }
 	// Merge: merge a heads frame, durably unless it is Live; answered by
@@ -206,9 +208,10 @@ type Machine struct {
 	fetched bool           // the log had nothing after acked
 	waiting bool           // the other end asked to wait
 	heads   headsState
-	live    bool // newest values must be sent
-	turn    bool // the last parcel was of newest values: the log is next
-	want    bool // ask for the other end's heads with the next parcel
+	mended  frame.Cursor // end of the gap that heads were sent for last
+	live    bool         // newest values must be sent
+	turn    bool         // the last parcel was of newest values: the log is next
+	want    bool         // ask for the other end's heads with the next parcel
 
 	// Receiving.
 	in     frame.Position
@@ -217,9 +220,12 @@ type Machine struct {
 
 type headsState struct {
 	due     bool // heads must be sent
+	all     bool // all of them
 	started bool // the first piece has been gathered
 	more    bool // after the piece in flight another follows
 	again   bool // new ones became due meanwhile
+	// and all of them
+	againAll bool
 }
 
 // NewMachine returns a machine that is down. A gateway opens sessions; the
@@ -269,8 +275,9 @@ func (m *Machine) Step(ev Event) []Action {
 	case HeadsDue:
 		if m.heads.started {
 			m.heads.again = true
+		} else {
+			m.heads.due = true
 		}
-		m.heads.due = true
 		return m.pump()
 	case LiveDue:
 		m.live = true
@@ -294,7 +301,21 @@ func (m *Machine) close() {
 }
 
 func (h *headsState) restart() {
-	h.due, h.started, h.more, h.again = h.due || h.started, false, false, false
+	*h = headsState{due: h.due || h.started, all: h.all || h.againAll}
+}
+
+// exchange has all heads sent.
+func (h *headsState) exchange() {
+	if h.started {
+		h.again, h.againAll = true, true
+		return
+	}
+	h.due, h.all = true, true
+}
+
+// next is what is due once what was gathered has got there.
+func (h *headsState) next() headsState {
+	return headsState{due: h.again, all: h.againAll}
 }
 
 // greet opens a new session at the gateway; the hub asks for one.
@@ -332,7 +353,8 @@ func (m *Machine) greeted(h Hello) []Action {
 	if h.In == (frame.Position{}) && !m.gateway {
 		// A new or replaced box lacks what was there before; and if it got
 		// winners already but no frame, this end may be the one that lost some.
-		m.heads.due, m.want = true, true
+		m.heads.exchange()
+		m.want = true
 	}
 	m.number = 0
 	return m.locate(h.In)
@@ -350,7 +372,8 @@ func (m *Machine) located(ev Located) []Action {
 	switch {
 	case ev.Err == nil:
 		if ev.Parted {
-			m.heads.due, m.want = true, true
+			m.heads.exchange()
+			m.want = true
 		}
 		return m.open()
 	case ev.Clone:
@@ -388,7 +411,8 @@ func (m *Machine) forked(ev Forked) []Action {
 		return m.retreat()
 	}
 	// The two ends have parted: each may hold winners that the other lacks.
-	m.heads.due, m.want = true, true
+	m.heads.exchange()
+	m.want = true
 	return m.open()
 }
 
@@ -410,7 +434,7 @@ func (m *Machine) pump() []Action {
 	}
 	switch {
 	case m.heads.due:
-		return []Action{Gather{First: !m.heads.started}}
+		return []Action{Gather{First: !m.heads.started, All: m.heads.all}}
 	case m.live && (!m.turn || m.fetched):
 		return []Action{Gather{Live: true}}
 	case !m.fetched:
@@ -436,7 +460,7 @@ func (m *Machine) gotHeads(ev Gathered) []Action {
 		}
 		return m.send(Parcel{Frame: ev.Frame, Live: true})
 	case ev.Frame == nil:
-		m.heads = headsState{}
+		m.heads = m.heads.next()
 		return append([]Action{HeadsSent{}}, m.pump()...)
 	}
 	m.heads.started, m.heads.more = true, ev.More
@@ -456,6 +480,13 @@ func (m *Machine) gotFrame(ev Fetched) []Action {
 		if m.want {
 			return m.send(Parcel{Frame: m.empty()})
 		}
+		return m.pump()
+	}
+	if end := (frame.Cursor{Epoch: ev.Frame.Epoch, Seq: ev.Frame.First}); ev.Frame.Gap() > 0 && m.mended != end {
+		// What is missing may have been the newest of its series: before the
+		// other end hears of the gap it gets all that holds.
+		m.mended = end
+		m.heads.exchange()
 		return m.pump()
 	}
 	m.fetched, m.turn = !ev.More, false
@@ -484,7 +515,7 @@ func (m *Machine) answered(a Ack) []Action {
 	p := m.flying
 	m.flying = nil
 	if a.Want {
-		m.heads.due = true
+		m.heads.exchange()
 	}
 	switch a.Code {
 	case OK:
@@ -536,9 +567,7 @@ func (m *Machine) headsAcked() []Action {
 	if m.heads.more {
 		return m.pump()
 	}
-	again := m.heads.again
-	m.heads = headsState{due: again}
-	if again {
+	if m.heads = m.heads.next(); m.heads.due {
 		return m.pump()
 	}
 	return append([]Action{HeadsSent{}}, m.pump()...)
@@ -592,7 +621,7 @@ func (m *Machine) stored(ev Stored) []Action {
 // finish notes what a parcel asked for besides, and goes on sending.
 func (m *Machine) finish(actions []Action, p *Parcel) []Action {
 	if p.Want {
-		m.heads.due = true
+		m.heads.exchange()
 	}
 	return append(actions, m.pump()...)
 }

@@ -33,6 +33,13 @@ func piece(generation, first, last uint64) *frame.Frame {
 	}
 }
 
+// gap returns a piece that follows a gap behind prev.
+func gap(generation, prev, first, last uint64) *frame.Frame {
+	f := piece(generation, first, last)
+	f.Prev = prev
+	return f
+}
+
 func heads(n int) *frame.Frame {
 	return &frame.Frame{Kind: frame.Heads, Entries: make([]frame.Entry, n)}
 }
@@ -86,6 +93,7 @@ func TestGolden(t *testing.T) {
 			Arrived{Parcel{Conn: 9, Number: 4, Frame: piece(1, 9, 9)}},
 			Arrived{Parcel{Conn: 9, Number: 5, Fault: Damaged}},
 		}},
+		"heads_before_gap": {events: append(started, Fetched{Frame: gap(1, 10, 15, 20)}, Gathered{Frame: heads(2)}, Answered{Ack{Conn: 7, Number: 1}}, Fetched{Frame: gap(1, 10, 15, 20)}, Answered{Ack{Conn: 7, Number: 2, Done: true}})},
 		"gap_says_hello":   {events: append(started, Fetched{Frame: piece(1, 11, 20)}, Answered{Ack{Conn: 7, Number: 1, Code: Gap}})},
 		"busy_waits":       {events: append(started, Fetched{Frame: piece(1, 11, 20)}, Answered{Ack{Conn: 7, Number: 1, Code: Busy, Retry: 5 * time.Second}}, Appended{}, Fired{})},
 		"stale_is_ignored": {events: append(started, Fetched{Frame: piece(1, 11, 20)}, Answered{Ack{Conn: 6, Number: 1}}, Answered{Ack{Conn: 7, Number: 2}}, Greeted{Hello{Conn: 6}}, Arrived{Parcel{Conn: 6, Number: 1, Frame: piece(1, 1, 1)}})},

@@ -58,8 +58,8 @@ type Config struct {
 	// when the log brings them as well.
 	Merge func(ctx context.Context, f *frame.Frame, live bool) error
 	// Heads returns the winners that the other end should have, all durable
-	// here.
-	Heads func(context.Context) ([]frame.Entry, error)
+	// here: all of them, or those that SendHeads was called for.
+	Heads func(ctx context.Context, all bool) ([]frame.Entry, error)
 	// HeadsSent is called when the other end has them.
 	HeadsSent func()
 	// Live returns own winners that the other end should have before the log
@@ -331,6 +331,9 @@ func (p *Peer) flags() (events []Event) {
 // waits for the line need not wait for the disk besides. While the log is
 // behind, the newest values go ahead at the same pace.
 func (p *Peer) flushLog(ctx context.Context) {
+	if p.machine.Phase() != Open {
+		return // its opening fetches
+	}
 	p.flushed = time.Now()
 	if err := p.cfg.Out.Commit(ctx); err != nil && ctx.Err() == nil { // what is durable goes out all the same
 		p.cfg.Log.Warn().Err(err).Msg("commit before a flush failed")
@@ -484,7 +487,7 @@ func (p *Peer) do(ctx context.Context, a Action) Event {
 		if a.Live {
 			return p.gatherLive(ctx)
 		}
-		return p.gather(ctx, a.First)
+		return p.gather(ctx, a.First, a.All)
 	case Store:
 		return p.store(ctx, a.Frame)
 	case Merge:
@@ -681,10 +684,10 @@ func fits(list []frame.Entry, limit int) int {
 	return n
 }
 
-func (p *Peer) gather(ctx context.Context, first bool) Event {
+func (p *Peer) gather(ctx context.Context, first, all bool) Event {
 	if first {
 		var err error
-		if p.gathered, err = p.cfg.Heads(ctx); err != nil {
+		if p.gathered, err = p.cfg.Heads(ctx, all); err != nil {
 			p.cfg.Log.Warn().Err(err).Msg("heads not sent, trying again")
 			return Gathered{Err: err}
 		}

@@ -243,7 +243,7 @@ func newStationOf(t *testing.T, rate float64, trip time.Duration, pace Pace, gwV
 	c := common
 	c.Version = gwVersion
 	c.Gateway, c.Out, c.In, c.Author, c.Send = true, s.log, down, state.Hub, carry(0, &s.hub)
-	c.Heads = func(context.Context) ([]frame.Entry, error) { return nil, nil }
+	c.Heads = func(context.Context, bool) ([]frame.Entry, error) { return nil, nil }
 	c.Live, c.LiveSent = s.live, func([]frame.Entry) {}
 	c.Store = func(ctx context.Context, f *frame.Frame) ([]AsideCount, error) {
 		_, err := down.Append(ctx, f)
@@ -268,7 +268,7 @@ func newStationOf(t *testing.T, rate float64, trip time.Duration, pace Pace, gwV
 	c = common
 	c.Version = hubVersion
 	c.Out, c.In, c.Author, c.Send = out, in, "gw", carry(1, &s.gw)
-	c.Heads = func(context.Context) ([]frame.Entry, error) { return nil, nil }
+	c.Heads = func(context.Context, bool) ([]frame.Entry, error) { return nil, nil }
 	c.Cut = func() {}
 	c.Store = func(ctx context.Context, f *frame.Frame) ([]AsideCount, error) {
 		if !f.Verify() {

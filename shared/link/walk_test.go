@@ -230,7 +230,7 @@ func (e *end) merge(f *frame.Frame) {
 	}
 }
 
-func (e *end) heads(ctx context.Context) (list []frame.Entry, err error) {
+func (e *end) heads(ctx context.Context, _ bool) (list []frame.Entry, err error) {
 	e.state.All(func(h *frame.Entry) { list = append(list, *h) })
 	return list, e.log.Commit(ctx)
 }

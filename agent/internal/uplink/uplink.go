@@ -81,7 +81,7 @@ func New(cfg Config) *Uplink {
 		},
 		Store: u.store, Merge: u.merge, Live: u.live, LiveSent: u.liveSent,
 		Pace: u.rules.pacing, Afford: u.afford, Spent: u.usage.spent,
-		Heads:     func(ctx context.Context) ([]frame.Entry, error) { return cfg.Instance.HeadsBelow(ctx, cfg.ID) },
+		Heads:     func(ctx context.Context, _ bool) ([]frame.Entry, error) { return cfg.Instance.HeadsBelow(ctx, cfg.ID) },
 		HeadsSent: func() {},
 		Cut:       cfg.Leaf.CutLeaf,
 		OnAcked:   u.setAcked,

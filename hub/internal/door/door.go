@@ -44,6 +44,7 @@ type Config struct {
 	Clean    bool                          // the last run stopped cleanly
 	Acked    map[string]frame.Position     // where gateways stood, from the snapshot
 	Chains   map[string][]journal.Run      // epochs of DOWN logs by subject, from the snapshot
+	Fresh    map[string]bool               // those whose epoch had no frame, likewise
 	Heads    map[string][]string           // whose heads gateways still lack, from the snapshot
 	Kick     func(id string)               // closes a gateway's connection
 	Stored   func()                        // a frame was stored and applied
@@ -146,7 +147,7 @@ func (d *Door) Admit(ctx context.Context, id string) (*Gate, error) {
 	}
 	log := d.log.With().Str("node_id", id).Logger()
 	g.Down, err = journal.Open(ctx, journal.Config{
-		Store: d.cfg.Down(id), Author: id, Kind: frame.Relay, Clean: d.cfg.Clean, Known: d.cfg.Chains[subject.LogDown(id)],
+		Store: d.cfg.Down(id), Author: id, Kind: frame.Relay, Clean: d.cfg.Clean && !d.cfg.Fresh[subject.LogDown(id)], Known: d.cfg.Chains[subject.LogDown(id)],
 		Now: d.cfg.Clock.Now, Log: log,
 	})
 	if err != nil {
@@ -157,7 +158,7 @@ func (d *Door) Admit(ctx context.Context, id string) (*Gate, error) {
 		Send:      func(verb string, data []byte) error { return d.cfg.Conn.Publish(subject.ToGateway(id, verb), data) },
 		Store:     func(ctx context.Context, f *frame.Frame) ([]link.AsideCount, error) { return d.store(ctx, g, f) },
 		Merge:     func(_ context.Context, f *frame.Frame, live bool) error { return d.merge(g, f, live) },
-		Heads:     func(ctx context.Context) ([]frame.Entry, error) { return d.heads(ctx, g) },
+		Heads:     func(ctx context.Context, all bool) ([]frame.Entry, error) { return d.heads(ctx, g, all) },
 		HeadsSent: g.headsSent,
 		Cut:       func() { d.cfg.Kick(id) },
 		Forks:     rate.NewLimiter(rate.Every(forkEvery), forkBurst),
@@ -226,12 +227,13 @@ func (d *Door) Fill(meta *bus.Meta) {
 	defer d.mu.Unlock()
 	meta.Acked, meta.Heads = map[string]frame.Position{}, map[string][]string{}
 	if meta.Chains == nil {
-		meta.Chains = map[string][]journal.Run{}
+		meta.Chains, meta.Fresh = map[string][]journal.Run{}, map[string]bool{}
 	}
 	for id, g := range d.gates {
 		g.mu.Lock()
 		meta.Acked[id] = g.acked
 		meta.Chains[subject.LogDown(id)] = g.Down.Chain()
+		meta.Fresh[subject.LogDown(id)] = g.Down.Fresh()
 		if pending := append(slices.Clone(g.sent), g.heads...); len(pending) > 0 {
 			meta.Heads[id] = pending
 		}
@@ -291,9 +293,6 @@ func (d *Door) merge(g *Gate, f *frame.Frame, live bool) error {
 	}
 	v := d.cfg.Instance.Judge(g.id, f.Entries)
 	kept := *f
-	// A clock that runs ahead, or a lie about it, must not lift the limit of
-	// what is state.
-	kept.Now = min(f.Now, d.cfg.Clock.Now())
 	kept.Entries = v.Kept
 	if d.cfg.Instance.Apply(&kept); live {
 		return nil // the log brings all of it, and is what gets answers
@@ -302,15 +301,15 @@ func (d *Door) merge(g *Gate, f *frame.Frame, live bool) error {
 	return d.cfg.Save()
 }
 
-// heads returns what the gateway should have: all of its subtree when it
-// starts from nothing or the ends have parted, else what came below it.
-func (d *Door) heads(ctx context.Context, g *Gate) ([]frame.Entry, error) {
+// heads returns what the gateway should have: all of its subtree, or what came
+// below it.
+func (d *Door) heads(ctx context.Context, g *Gate, all bool) ([]frame.Entry, error) {
 	g.mu.Lock()
 	g.sent, g.heads = append(g.sent, g.heads...), nil
 	nodes := slices.Clone(g.sent)
 	g.mu.Unlock()
-	if len(nodes) == 0 {
-		nodes = []string{g.id}
+	if all || len(nodes) == 0 {
+		nodes = append(nodes, g.id)
 	}
 	return d.cfg.Instance.HeadsBelow(ctx, nodes...)
 }

@@ -18,6 +18,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"sync"
 	"time"
 
@@ -81,6 +82,7 @@ func (p *place) of(side subject.Side) *uint64 {
 type checkpoint struct {
 	Place place             `json:"place"`
 	Seqs  map[string]uint64 `json:"seqs"` // by stream name
+	at    time.Time         // when it was taken, or read
 }
 
 // nodeStream is what the view knows of one stream.
@@ -250,6 +252,9 @@ func (v *View) load() error {
 	v.kept, v.gone, v.left, v.looked = f.Checkpoints, f.Gone, map[string]bool{}, false
 	if v.gone == nil {
 		v.gone = map[string]bool{}
+	}
+	for i := range v.kept {
+		v.kept[i].at = time.Now()
 	}
 	v.place = place{}
 	if n := len(v.kept); n > 0 {
@@ -686,9 +691,7 @@ func (v *View) checkpoint() {
 		c.Seqs[name] = s.last
 	}
 	v.saved = time.Now()
-	if v.kept = append(v.kept, c); len(v.kept) > checkpointsKept {
-		v.kept = v.kept[1:]
-	}
+	v.keep(c)
 	v.reached()
 	if err := v.write(replace); err != nil {
 		v.cfg.Log.Warn().Err(err).Msg("checkpoint not written")
@@ -699,6 +702,20 @@ func (v *View) wasAsked() bool {
 	v.mu.Lock()
 	defer v.mu.Unlock()
 	return v.asked
+}
+
+// keep adds a checkpoint to those that are kept. The oldest one stays until the
+// next one is old enough that the streams were surely durable then.
+func (v *View) keep(c checkpoint) {
+	c.at = time.Now()
+	if v.kept = append(v.kept, c); len(v.kept) <= checkpointsKept {
+		return
+	}
+	i := 2
+	if time.Since(v.kept[1].at) > flushed {
+		i = 0
+	}
+	v.kept = slices.Delete(v.kept, i, i+1)
 }
 
 // reached notes, for Safe, that a checkpoint has the streams up to v.place.
