@@ -69,6 +69,7 @@ type Keeper struct {
 	mu      sync.Mutex
 	spans   map[string]Span
 	planned map[string]Span // what they will be; nil when nothing is planned
+	untold  bool            // no snapshot tells of spans yet; Run and Tidy only
 }
 
 const (
@@ -152,6 +153,9 @@ func (k *Keeper) Run(ctx context.Context) error {
 
 // Tidy removes what is too much.
 func (k *Keeper) Tidy(ctx context.Context) error {
+	if k.untold {
+		k.untold = k.cfg.Save() != nil
+	}
 	need, must, err := k.excess(ctx)
 	if need == 0 || err != nil {
 		return err
@@ -168,6 +172,7 @@ func (k *Keeper) Tidy(ctx context.Context) error {
 		if plan == nil || err != nil {
 			return err
 		}
+		k.untold = true
 	}
 	k.decide(plan)
 	return k.remove(ctx)
