@@ -63,8 +63,17 @@ func (l *Log) Locate(ctx context.Context, pos frame.Position) error {
 
 // follower returns the newest epoch that was started for a reader at pos.
 func (l *Log) follower(pos frame.Position) *Run {
+	if pos == (frame.Position{}) {
+		return nil
+	}
+	return l.next(pos)
+}
+
+// next returns the newest epoch that begins at pos, the zero Position for a
+// reader that has nothing.
+func (l *Log) next(pos frame.Position) *Run {
 	for i := len(l.runs) - 1; i >= 0; i-- {
-		if r := &l.runs[i]; r.Before == pos && pos != (frame.Position{}) {
+		if r := &l.runs[i]; r.Before == pos {
 			return r
 		}
 	}
@@ -191,7 +200,7 @@ func (l *Log) attach(f *frame.Frame, pos frame.Position) (*frame.Frame, error) {
 	if r := l.runOf(pos.Epoch); r != nil && pos.Seq < r.Last.Seq { // the rest of its epoch is gone
 		return gone(r), nil
 	}
-	if r := l.follower(pos); r != nil && r.Epoch < f.Epoch { // the whole next epoch is gone
+	if r := l.next(pos); r != nil && r.Epoch < f.Epoch { // the whole next epoch is gone
 		g := gone(r)
 		g.Prev, g.Before = 0, pos
 		return g, nil
