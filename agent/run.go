@@ -270,6 +270,11 @@ func (a *agent) startUplink(ctx context.Context) error {
 		ID: a.id.ID(), Leaf: a.nats, Conn: a.conns[leaf.UPLINK], Instance: a.bus, Out: a.out, In: in,
 		Acked: a.meta.Acked[a.id.ID()], Usage: a.meta.Usage, Commit: a.cfg.CommitEvery, Bytes: a.nats.Bytes,
 		Clock: &a.clock, Save: a.save, Log: a.log,
+		Reached: func(at frame.Cursor) { a.keeper.Reached(subject.LogEdge(a.id.ID()), at) },
+		Telling: func(at frame.Cursor, f *frame.Frame) error {
+			a.keeper.Telling(subject.LogEdge(a.id.ID()), at, f)
+			return a.save()
+		},
 	})
 	a.settings = settings.New(settings.Config{
 		Node: a.id.ID(), Instance: a.bus, Settings: a.uplink.Settings(),

@@ -19,9 +19,14 @@ type Span struct {
 	Stream string `json:"stream"`
 	Below  uint64 `json:"below"`            // stream sequence: what stood before it is gone
 	Points uint64 `json:"points"`           // how many
-	Unsent uint64 `json:"unsent,omitempty"` // of them: those that nobody else has
+	Unsent uint64 `json:"unsent,omitempty"` // of them: those that nobody else has; maybe fewer until the other end was heard
 	From   uint64 `json:"from"`             // oldest time of one, ns
 	To     uint64 `json:"to"`               // newest
+
+	End  frame.Cursor `json:"end"`  // place of the last of them
+	Told uint64       `json:"told"` // of Unsent: those that the reader of the log was told of, as gaps
+	Gap  uint64       `json:"gap"`  // of Told: the last gap
+	At   frame.Cursor `json:"at"`   // the place before that gap
 }
 
 // Shelf is a stream of logs that a Keeper may remove frames from.
@@ -68,8 +73,8 @@ type Keeper struct {
 
 	mu      sync.Mutex
 	spans   map[string]Span
-	planned map[string]Span // what they will be; nil when nothing is planned
-	untold  bool            // no snapshot tells of spans yet; Run and Tidy only
+	planned *plan // what they will be; nil when nothing is planned
+	untold  bool  // no snapshot tells of spans yet; Run and Tidy only
 }
 
 const (
@@ -118,7 +123,7 @@ func (k *Keeper) Planned() map[string]Span {
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	if k.planned != nil {
-		return maps.Clone(k.planned)
+		return k.planned.on(k.spans)
 	}
 	return maps.Clone(k.spans)
 }
@@ -128,6 +133,41 @@ func (k *Keeper) Spans() map[string]Span {
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	return maps.Clone(k.spans)
+}
+
+// Telling notes that the reader of a log, who stands at a place, is about to
+// be told of the gap before f. It must be saved first: only so does a crash
+// not make it uncertain whether the reader has got points or the gap. A gap at
+// the same place takes the place of the last one, which did not get through.
+func (k *Keeper) Telling(subject string, at frame.Cursor, f *frame.Frame) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	s, ok := k.spans[subject]
+	if !ok || s.End.Epoch < f.Epoch {
+		return // nothing of it was removed
+	}
+	last := f.First - 1
+	if s.End.Epoch == f.Epoch {
+		last = min(last, s.End.Seq)
+	}
+	if s.At == at {
+		s.Told -= s.Gap
+	}
+	s.At, s.Gap = at, last-min(last, f.Prev)
+	s.Told += s.Gap
+	k.spans[subject] = s
+}
+
+// Reached notes where the reader of a log stands. When it is behind all that
+// was removed, it lacks what it was told of and no more, whatever was thought
+// while it was not heard.
+func (k *Keeper) Reached(subject string, at frame.Cursor) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	if s, ok := k.spans[subject]; ok && !at.Less(s.End) {
+		s.Unsent = s.Told
+		k.spans[subject] = s
+	}
 }
 
 // Run tidies until ctx ends. A removal that a crash interrupted is finished
@@ -180,8 +220,8 @@ func (k *Keeper) Tidy(ctx context.Context) error {
 
 // save writes a plan into both snapshots: the older one must do without the
 // frames as well.
-func (k *Keeper) save(plan map[string]Span) error {
-	k.setPlanned(plan)
+func (k *Keeper) save(p *plan) error {
+	k.setPlanned(p)
 	defer k.setPlanned(nil)
 	for range 2 {
 		if err := k.cfg.Save(); err != nil {
@@ -191,22 +231,41 @@ func (k *Keeper) save(plan map[string]Span) error {
 	return nil
 }
 
-func (k *Keeper) setPlanned(plan map[string]Span) {
+func (k *Keeper) setPlanned(p *plan) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
-	k.planned = plan
+	k.planned = p
+}
+
+// plan is what the spans become from what they were.
+type plan struct {
+	before, spans map[string]Span
+}
+
+// on returns the spans of a plan with what was heard of readers since it was
+// made.
+func (p *plan) on(now map[string]Span) map[string]Span {
+	spans := maps.Clone(p.spans)
+	for subject, s := range spans {
+		n := now[subject]
+		s.Unsent += n.Unsent - p.before[subject].Unsent
+		s.Told, s.Gap, s.At = n.Told, n.Gap, n.At
+		spans[subject] = s
+	}
+	return spans
 }
 
 // decide makes a plan what is removed.
-func (k *Keeper) decide(plan map[string]Span) {
+func (k *Keeper) decide(p *plan) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
-	for subject, s := range plan {
+	spans := p.on(k.spans)
+	for subject, s := range spans {
 		if old := k.spans[subject]; s.Points > old.Points {
 			k.cfg.Log.Info().Str("log", subject).Uint64("points", s.Points-old.Points).Uint64("nobody_else_has", s.Unsent-old.Unsent).Msg("oldest frames are removed")
 		}
 	}
-	k.spans = plan
+	k.spans = spans
 }
 
 // excess returns how many bytes should go, and how many of them must even if
@@ -237,8 +296,9 @@ func (k *Keeper) excess(ctx context.Context) (need, must uint64, err error) {
 // plan returns what the spans are when enough has gone, the oldest first; nil
 // if nothing can go. safe tells up to where a shelf is not needed. What nobody
 // else has goes only where nothing else could go a little later.
-func (k *Keeper) plan(ctx context.Context, safe func(*Shelf) uint64, need, must uint64) (map[string]Span, error) {
-	spans, freed, planned, needed := k.Spans(), uint64(0), false, false
+func (k *Keeper) plan(ctx context.Context, safe func(*Shelf) uint64, need, must uint64) (*plan, error) {
+	before, freed, planned, needed := k.Spans(), uint64(0), false, false
+	spans := maps.Clone(before)
 	for _, unsent := range []bool{false, true} {
 		goal := need
 		if unsent {
@@ -278,7 +338,7 @@ func (k *Keeper) plan(ctx context.Context, safe func(*Shelf) uint64, need, must 
 	if !planned {
 		return nil, nil
 	}
-	return spans, nil
+	return &plan{before, spans}, nil
 }
 
 // walk goes over the frames of a shelf that may go, the oldest first.
@@ -374,6 +434,9 @@ func (w *walk) logs() int {
 func (w *walk) take() {
 	s, known := w.spans[w.msg.Subject]
 	s.Stream, s.Below = w.Name, w.msg.Seq+1
+	if end := w.frame.End().Cursor; s.End.Less(end) {
+		s.End = end
+	}
 	n := w.frame.Points() + w.frame.Gap()
 	if s.Points += n; !w.acked {
 		s.Unsent += n

@@ -323,3 +323,52 @@ func TestLostTailWithChain(t *testing.T) {
 		}
 	}
 }
+
+// What a reader lacks is what it was told of, however far behind it was
+// thought to be while points were removed.
+func TestKeeperCountsWhatWasTold(t *testing.T) {
+	s := newShop(t, "a")
+	log, name := s.logs["a"], subjectOf("a")
+	s.write("a", 40)
+	stands := func(seq uint64) frame.Cursor { return frame.Cursor{Epoch: log.Tail().Epoch, Seq: seq} }
+	read := func(seq uint64) *frame.Frame {
+		f, err := log.After(t.Context(), frame.Position{Cursor: stands(seq)}, 100)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return f
+	}
+	want := func(what string, unsent uint64) {
+		t.Helper()
+		if got := s.Spans()[name].Unsent; got != unsent {
+			t.Errorf("%s: %d points unsent, want %d", what, got, unsent)
+		}
+	}
+	s.limit(s.bytes() / 2) // no ack is known: a crash forgot it
+	s.tidy()
+	removed := s.Spans()[name].Points
+	want("before the reader is heard", removed)
+	const had = 100
+	if removed <= had {
+		t.Fatalf("%d points removed, want more than %d", removed, had)
+	}
+	s.Reached(name, stands(had))
+	f := read(had)
+	s.Telling(name, stands(had), f) // does not get through
+	s.limit(s.bytes() / 2)
+	s.tidy()
+	f, removed = read(had), s.Spans()[name].Points
+	s.Telling(name, stands(had), f)
+	s.Telling(name, stands(had), f)
+	s.Reached(name, f.End().Cursor)
+	want("after a gap", removed-had)
+	if f.Gap() != removed-had {
+		t.Errorf("a gap of %d, want %d", f.Gap(), removed-had)
+	}
+
+	s.write("a", 40)
+	s.limit(s.bytes() / 3)
+	s.tidy()
+	s.Reached(name, stands(log.Tail().Seq)) // it had got all
+	want("after an ack that a crash forgot", removed-had)
+}

@@ -73,6 +73,9 @@ type Config struct {
 	Cut func()
 	// Acked is called when the other end holds more of Out.
 	OnAcked func(frame.Position)
+	// OnGap is called before the other end, which stands at a place in Out, is
+	// told of the gap before f; an error puts it off. Nil if nobody counts.
+	OnGap func(at frame.Cursor, f *frame.Frame) error
 	// OnTime tells the other end's estimate of hub time.
 	OnTime func(ns uint64)
 	// Pace says how often the log goes out and how long the line may be
@@ -649,6 +652,12 @@ func (p *Peer) fetch(ctx context.Context, after frame.Position) Event {
 			p.cfg.Log.Error().Err(err).Msg("read log failed")
 		}
 		return Fetched{Err: err}
+	}
+	if f != nil && f.Gap() > 0 && p.cfg.OnGap != nil {
+		if err := p.cfg.OnGap(after.Cursor, f); err != nil {
+			p.cfg.Log.Warn().Err(err).Msg("gap not told yet")
+			return Fetched{Err: err}
+		}
 	}
 	more := f != nil && f.End() != p.cfg.Out.Tail()
 	if p.behind = more; !more {

@@ -52,7 +52,11 @@ type Config struct {
 	Bytes    func() (tx, rx uint64) // of the socket to the hub, since the start
 	Clock    *bus.Clock
 	Save     func() error // writes a snapshot
-	Log      zerolog.Logger
+	// Reached is told where the hub stands in Out, and Telling that it is
+	// about to be told of a gap there before a frame; its error puts that off.
+	Reached func(at frame.Cursor)
+	Telling func(at frame.Cursor, f *frame.Frame) error
+	Log     zerolog.Logger
 }
 
 // Uplink is the gateway's end of the link.
@@ -85,6 +89,7 @@ func New(cfg Config) *Uplink {
 		HeadsSent: func() {},
 		Cut:       cfg.Leaf.CutLeaf,
 		OnAcked:   u.setAcked,
+		OnGap:     cfg.Telling,
 		OnTime:    u.setTime,
 		Now:       cfg.Clock.Now, Random: journal.RandomBits, Log: cfg.Log,
 	})
@@ -235,6 +240,7 @@ func (u *Uplink) setAcked(pos frame.Position) {
 	first := u.acked == (frame.Position{}) && pos != u.acked
 	u.acked = pos
 	u.mu.Unlock()
+	u.cfg.Reached(pos.Cursor)
 	if first {
 		if err := u.cfg.Save(); err != nil {
 			u.cfg.Log.Warn().Err(err).Msg("snapshot not written")
