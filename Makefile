@@ -16,7 +16,7 @@ else
 TEST = $(GO) test
 endif
 
-.PHONY: help build demo test lint cross check bench bench-codec bench-log bench-link powerloss wear fuzz golden walk clean FORCE
+.PHONY: help build demo test lint cross check bench bench-codec bench-log bench-link powerloss wear fuzz golden walk kills clean FORCE
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -75,6 +75,9 @@ fuzz: ## fuzz the decoders for a minute each
 
 walk: ## 40,000 random walks over the link protocol
 	$(GO) test ./shared/link -run TestWalk -walks 40000
+
+kills: ## the trace through 200 kills, two full stores and a full disk
+	$(GO) test ./shared/e2e -run 'TestKills$$' -kills 200 -timeout 30m -v
 
 golden: ## rewrite the goldens; review the diff
 	$(GO) test ./shared/point ./shared/frame ./shared/link -update

@@ -142,15 +142,16 @@ func (f *feeder) resume(ctx context.Context, c *client.Client) error {
 	}
 	have := map[string]map[uint64]bool{}
 	for pointType := range bySeries(f.rows[:6]) {
-		list, err := samples(ctx, c, f.node, api.HistoryRequest{
-			Type: pointType, From: point.TimeOf(f.rows[n].at).Format(time.RFC3339Nano),
+		have[pointType] = map[uint64]bool{}
+		req := api.HistoryRequest{Type: pointType, From: point.TimeOf(f.rows[n].at).Format(time.RFC3339Nano)}
+		err := c.History(ctx, f.node, req, func(r *api.HistoryReply) error {
+			for i := range r.Samples {
+				have[pointType][timeOf(&r.Samples[i])] = true
+			}
+			return nil
 		})
 		if err != nil {
 			return err
-		}
-		have[pointType] = map[uint64]bool{}
-		for i := range list {
-			have[pointType][timeOf(&list[i])] = true
 		}
 	}
 	has := func(r row) bool { return have[r.pointType][r.at] }
