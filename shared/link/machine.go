@@ -22,6 +22,7 @@ import (
 // that ends leads to a hello, and one more to a new connection.
 const (
 	answerWait = 15 * time.Second // at least; longer for a large frame
+	localWait  = 5 * time.Second  // before what failed here is tried again: a full disk, mostly
 	faultWait  = time.Minute      // before a frame is tried again that the other end cannot read
 )
 
@@ -450,7 +451,7 @@ func (m *Machine) gotHeads(ev Gathered) []Action {
 	if ev.Err != nil {
 		m.waiting = true
 		m.heads.restart()
-		return []Action{Wait{For: faultWait}}
+		return []Action{Wait{For: localWait}}
 	}
 	switch {
 	case ev.Live:
@@ -474,7 +475,7 @@ func (m *Machine) gotFrame(ev Fetched) []Action {
 	switch {
 	case ev.Err != nil:
 		m.waiting = true
-		return []Action{Wait{For: faultWait}}
+		return []Action{Wait{For: localWait}}
 	case ev.Frame == nil:
 		m.fetched, m.turn = true, false
 		if m.want {
