@@ -24,7 +24,7 @@ type streamsCmd struct {
 type streamsRebuild struct {
 	Data          *string `env:"SAPFLOW_DATA" placeholder:"DIR" help:"Directory of the hub."`
 	Config        string  `env:"SAPFLOW_CONFIG" placeholder:"FILE" help:"Settings of the hub in YAML; flags and environment count before it."`
-	Layout        string  `enum:"node,shard" required:"" help:"node: two streams for every node; shard: a fixed number that nodes share."`
+	Layout        string  `enum:"node,shard,none" required:"" help:"node: two streams for every node; shard: a fixed number that nodes share; none: no streams."`
 	MaxPerSubject *int    `env:"SAPFLOW_NODE_STREAMS_MAX_PER_SUBJECT" placeholder:"1000" help:"Points of each series that streams keep; give what serve gets."`
 	JSON          bool    `name:"json" help:"Print JSON."`
 }

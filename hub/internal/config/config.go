@@ -60,7 +60,7 @@ type Config struct {
 
 // NodeStreams says how the points of nodes lie in streams.
 type NodeStreams struct {
-	// Layout is node or shard, chosen when the hub is created; "" is what the
+	// Layout is node, shard or none, chosen when the hub is created; "" is what the
 	// hub has, and node for a new one.
 	Layout string
 	// MaxPerSubject is how many points each series keeps in a stream of its
@@ -85,7 +85,7 @@ type Settings struct {
 
 // NodeStreamsSettings are settings for NodeStreams.
 type NodeStreamsSettings struct {
-	Layout        *string `yaml:"layout" env:"SAPFLOW_NODE_STREAMS_LAYOUT" placeholder:"node" help:"Of a new hub: node, two streams for every node, or shard, a fixed number that nodes share."`
+	Layout        *string `yaml:"layout" env:"SAPFLOW_NODE_STREAMS_LAYOUT" placeholder:"node" help:"Of a new hub: node, two streams for every node, shard, a fixed number that nodes share, or none."`
 	MaxPerSubject *int    `yaml:"maxPerSubject" env:"SAPFLOW_NODE_STREAMS_MAX_PER_SUBJECT" placeholder:"1000" help:"Points of each series that the streams of a node keep."`
 }
 
@@ -129,8 +129,8 @@ func (c Config) check() error {
 	if (c.TLSCert == "") != (c.TLSKey == "") {
 		return errors.New("a certificate needs its key, and a key its certificate: give --tls-cert and --tls-key")
 	}
-	if l := c.NodeStreams.Layout; l != "" && l != "node" && l != "shard" {
-		return fmt.Errorf("nodeStreams.layout is %q, it must be node or shard", l)
+	if l := c.NodeStreams.Layout; l != "" && l != "node" && l != "shard" && l != "none" {
+		return fmt.Errorf("nodeStreams.layout is %q, it must be node, shard or none", l)
 	}
 	if c.NodeStreams.MaxPerSubject < 1 {
 		return fmt.Errorf("nodeStreams.maxPerSubject is %d, it must be at least 1", c.NodeStreams.MaxPerSubject)

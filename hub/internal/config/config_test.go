@@ -90,7 +90,7 @@ func TestRefused(t *testing.T) {
 		{"", []string{"--data=d", "--http=8080"}, "host:port"},
 		{"", []string{"--data=d", "--tls-cert=c"}, "--tls-key"},
 		{"", []string{"--data=d", "--node-streams-max-per-subject=0"}, "at least 1"},
-		{"nodeStreams:\n  layout: heap\n", []string{"--data=d"}, `"heap", it must be node or shard`},
+		{"nodeStreams:\n  layout: heap\n", []string{"--data=d"}, `"heap", it must be node, shard or none`},
 	} {
 		if _, err := load(t, tc.file, tc.flags...); err == nil || !strings.Contains(err.Error(), tc.want) || strings.Contains(err.Error(), "\n") {
 			t.Errorf("%q %v: got %v, want %q", tc.file, tc.flags, err, tc.want)

@@ -176,6 +176,9 @@ func (v *View) work(ctx context.Context, progress func()) (err error) {
 			return err
 		}
 	}
+	if v.cfg.Layout.None {
+		return nil // what there was is removed
+	}
 	for more := true; more; {
 		if more, err = v.batch(ctx); err != nil {
 			return err
@@ -302,7 +305,7 @@ func (v *View) recover(ctx context.Context) error {
 		if err := v.remove(ctx, name); err != nil {
 			return err
 		}
-		if _, node, isNode := subject.ParseNodeStream(name); isNode && v.cfg.Layout.Shards == 0 && want[name] == (listening{}) {
+		if _, node, isNode := subject.ParseNodeStream(name); isNode && v.cfg.Layout == (Layout{}) && want[name] == (listening{}) {
 			v.gone[node] = true
 		}
 	}
@@ -340,7 +343,7 @@ func (v *View) resume(name string, side subject.Side, last uint64) (*nodeStream,
 // want returns the streams that must exist now. Nodes that are gone get
 // theirs when they are filled.
 func (v *View) want() map[string]listening {
-	if v.cfg.Layout.Shards > 0 {
+	if v.cfg.Layout != (Layout{}) {
 		return v.cfg.Layout.want(nil) // the same for any nodes
 	}
 	var nodes []string
