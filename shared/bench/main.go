@@ -24,6 +24,7 @@ import (
 	"github.com/sapflow/sapflow/shared/bench/internal/demo"
 	"github.com/sapflow/sapflow/shared/bench/internal/figures"
 	"github.com/sapflow/sapflow/shared/bench/internal/logs"
+	"github.com/sapflow/sapflow/shared/bench/internal/peer"
 	"github.com/sapflow/sapflow/shared/bench/internal/powerloss"
 	"github.com/sapflow/sapflow/shared/bench/internal/radio"
 	"github.com/sapflow/sapflow/shared/cli"
@@ -67,8 +68,8 @@ func main() {
 		run = powerloss.Alter
 	case powerloss.PeerCommand: // the same
 		run = powerloss.RunPeer
-	case figures.StockCommand: // started by figures itself
-		run = figures.RunStock
+	case peer.StockCommand: // started by figures and log themselves
+		run = peer.RunStock
 	default:
 		fmt.Fprint(os.Stderr, usage)
 		os.Exit(2)

@@ -5,15 +5,13 @@ import (
 	"errors"
 	"fmt"
 	"path/filepath"
-	"strings"
-	"sync/atomic"
 	"time"
 
 	"github.com/nats-io/nats.go"
-	"golang.org/x/sync/errgroup"
 
 	"github.com/sapflow/sapflow/shared/api"
 	"github.com/sapflow/sapflow/shared/bench/internal/lab"
+	"github.com/sapflow/sapflow/shared/bench/internal/peer"
 	"github.com/sapflow/sapflow/shared/point"
 	"github.com/sapflow/sapflow/shared/subject"
 )
@@ -37,7 +35,7 @@ func writes(ctx context.Context, b *bench) error {
 		if err != nil {
 			return err
 		}
-		stock, stockURL, err := startStock(ctx, filepath.Join(l.Dir, "stock"))
+		stock, stockURL, err := peer.StartStock(ctx, peer.StockConfig{Dir: filepath.Join(l.Dir, "stock"), SyncAlways: true})
 		if err != nil {
 			return err
 		}
@@ -50,7 +48,7 @@ func writes(ctx context.Context, b *bench) error {
 		if err != nil {
 			return err
 		}
-		agent := target{url, func(n int) string { return subject.Point(temperature(nodes[n])) }}
+		agent := peer.Target{URL: url, Subject: func(n int) string { return subject.Point(temperature(nodes[n])) }, Payload: peer.Sample}
 		for range b.Config.runs {
 			if err := b.measure(ctx, agent, 32, nameConnected); err != nil {
 				return err
@@ -65,14 +63,14 @@ func writes(ctx context.Context, b *bench) error {
 		for range b.Config.runs {
 			for _, n := range clientCounts {
 				for _, m := range []struct {
-					target
+					peer.Target
 					name string
 				}{
 					{agent, nameAgent(n)},
-					{target{stockURL, func(n int) string { return fmt.Sprintf("%s.n%d.t.0", stockStored, n) }}, nameStock(n)},
-					{target{stockURL, func(n int) string { return fmt.Sprintf("%s.n%d.t.0", stockEcho, n) }}, nameEcho(n)},
+					{peer.Target{URL: stockURL, Subject: peer.Stored, Payload: peer.Sample}, nameStock(n)},
+					{peer.Target{URL: stockURL, Subject: peer.Echo, Payload: peer.Sample}, nameEcho(n)},
 				} {
-					if err := b.measure(ctx, m.target, n, m.name); err != nil {
+					if err := b.measure(ctx, m.Target, n, m.name); err != nil {
 						return err
 					}
 				}
@@ -105,61 +103,14 @@ func addSensors(ctx context.Context, gateway *lab.Instance, n int) ([]string, er
 	return nodes, nil
 }
 
-// target is where requests go: the subject of each client.
-type target struct {
-	url     string
-	subject func(client int) string
-}
-
-// sample is the payload of a point without a time.
-func sample(v float64) []byte {
-	p := point.Point{DataType: point.Float, Data: point.FloatData(v)}
-	return point.AppendPayload(nil, &p)
-}
-
 // measure counts answered requests of clients that each wait for the answer
-// before the next one, over a window.
-func (b *bench) measure(ctx context.Context, t target, clients int, name string) error {
-	var answered atomic.Int64
-	group, ctx := errgroup.WithContext(ctx)
-	start := make(chan struct{})
-	end := make(chan struct{})
-	for n := range clients {
-		nc, err := nats.Connect(t.url)
-		if err != nil {
-			return err
-		}
-		defer nc.Close()
-		group.Go(func() error {
-			<-start
-			for v := 0.0; ; v++ {
-				select {
-				case <-end:
-					return nil
-				case <-ctx.Done():
-					return ctx.Err()
-				default:
-				}
-				m, err := nc.Request(t.subject(n), sample(v), 10*time.Second)
-				if err != nil {
-					return err
-				}
-				if strings.Contains(string(m.Data), "error") {
-					return fmt.Errorf("refused: %s", m.Data)
-				}
-				answered.Add(1)
-			}
-		})
-	}
-	began := time.Now()
-	close(start)
-	pause := lab.Pause(ctx, b.window)
-	n, took := answered.Load(), time.Since(began)
-	close(end)
-	if err := errors.Join(group.Wait(), pause); err != nil {
+// before the next one.
+func (b *bench) measure(ctx context.Context, t peer.Target, clients int, name string) error {
+	a, err := peer.Request(ctx, t, clients, b.window)
+	if err != nil {
 		return fmt.Errorf("%s: %w", name, err)
 	}
-	b.add(name, perSecond, float64(n)/took.Seconds(), "")
+	b.add(name, perSecond, a.PerSecond, "")
 	return nil
 }
 
@@ -188,7 +139,7 @@ func (b *bench) unanswered(ctx context.Context, gateway *lab.Instance, nodes []s
 		}
 		began := time.Now()
 		for n := range b.unansweredPerRun {
-			if err := nc.Publish(subject.Point(temperature(nodes[n%len(nodes)])), sample(float64(n))); err != nil {
+			if err := nc.Publish(subject.Point(temperature(nodes[n%len(nodes)])), peer.Sample(float64(n))); err != nil {
 				return err
 			}
 			if braked && n%b.unansweredPerTurn == 0 {
@@ -224,7 +175,7 @@ const lastWait = 5 * time.Second
 // lastWrite writes a point and waits until it is durable, and all before it.
 func lastWrite(ctx context.Context, nc *nats.Conn, node string) error {
 	for {
-		m, err := nc.Request(subject.Point(temperature(node)), sample(0), lastWait)
+		m, err := nc.Request(subject.Point(temperature(node)), peer.Sample(0), lastWait)
 		if errors.Is(err, nats.ErrTimeout) && ctx.Err() == nil {
 			continue // the mailbox was full: this one was dropped as well
 		}
