@@ -4,7 +4,7 @@
 //	go -C shared/bench run . demo
 //	go -C shared/bench run . figures [-quick] [-json]
 //	go -C shared/bench run . codec [-quick] [-json]
-//	go -C shared/bench run . log [-quick] [-json] [-only PART]
+//	go -C shared/bench run . log [-quick] [-json] [-only PART [-merge]]
 //	go -C shared/bench run . link [-quick] [-json] [-only ROW] [-scale N]
 //	go -C shared/bench run . powerloss [-images N] [-seed N] [-json]
 //	go -C shared/bench run . wear [-for 10m] [-json]
@@ -35,7 +35,7 @@ const usage = `Usage: bench COMMAND [flags]
     demo      a hub and two gateways, shown and checked in a minute
     figures   measure; writes RESULTS.md and RESULTS.json
     codec     bytes and time a point beside other codecs; writes RESULTS.md and codec.json
-    log       start of a large hub, cost of a point at the hub; writes RESULTS.md and log.json
+    log       the logs at both ends beside plain JetStream and SQLite; writes RESULTS.md and log.json
     link      cost and behaviour of a line beside NATS and MQTT; writes RESULTS.md and link.json
     powerloss what is left when the power goes, beside JetStream and SQLite; writes RESULTS.md and powerloss.json
     wear      what reaches the flash, beside JetStream and SQLite; writes RESULTS.md and wear.json
@@ -158,13 +158,14 @@ func runLog(ctx context.Context, args []string) error {
 	quick := f.Bool("quick", false, "one small run of everything, nothing is written unless -json")
 	asJSON := f.Bool("json", false, "print JSON instead of writing RESULTS.md and log.json")
 	only := f.String("only", "", "measure one part: "+logs.PartNames())
+	merge := f.Bool("merge", false, "with -only: write it into RESULTS.md and log.json, beside the other parts of earlier runs")
 	_ = f.Parse(args) // exits
 	dir, err := checkBin(*bin)
 	if err != nil {
 		return err
 	}
 	return logs.Run(ctx, logs.Config{
-		Bin: dir, Trace: trace, Quick: *quick, JSON: *asJSON, Only: *only, Out: os.Stdout, Progress: os.Stderr,
+		Bin: dir, Trace: trace, Quick: *quick, JSON: *asJSON, Only: *only, Merge: *merge, Out: os.Stdout, Progress: os.Stderr,
 		Table: "RESULTS.md", Data: "log.json",
 	})
 }

@@ -48,6 +48,8 @@ type Lab struct {
 	// name of the instance, if not at its own path.
 	Seen map[string]string
 
+	Plan string // of the gateways; default wired
+
 	all []*Instance
 }
 
@@ -71,7 +73,7 @@ func (l *Lab) Enrol(ctx context.Context, hub *Instance, name string) (*Instance,
 		return nil, fmt.Errorf("add gateway %s: %w", name, err)
 	}
 	defer c.Close()
-	device, err := c.DeviceAdd(ctx, api.DeviceAdd{Name: name, Plan: "wired"})
+	device, err := c.DeviceAdd(ctx, api.DeviceAdd{Name: name, Plan: cmp.Or(l.Plan, "wired")})
 	if err != nil {
 		return nil, fmt.Errorf("add gateway %s: %w", name, err)
 	}

@@ -3,6 +3,8 @@ package logs
 import (
 	"context"
 	"fmt"
+	"os"
+	"os/exec"
 	"sync/atomic"
 	"time"
 
@@ -24,86 +26,149 @@ const (
 
 // ingest measures what a point costs the hub: ten gateways have a backlog
 // when they connect, so that frames are large, and one program listens on one
-// of their sites.
+// of their sites. Each run begins with a copy of the same hub and gateways.
 func ingest(ctx context.Context, b *bench) error {
-	for range b.Runs {
-		for _, layout := range []string{"shard", "node"} {
-			if err := b.inLab(func(l *lab.Lab) error { return b.ingestOnce(ctx, l, layout) }); err != nil {
-				return err
+	return b.inLab(func(l *lab.Lab) error {
+		w, err := b.backlog(ctx, l)
+		if err != nil {
+			return err
+		}
+		for range b.Runs {
+			for _, layout := range []string{"shard", "node", "none"} {
+				if err := b.ingestOnce(ctx, w, layout); err != nil {
+					return err
+				}
 			}
 		}
-	}
-	return nil
+		return nil
+	})
 }
 
-func (b *bench) ingestOnce(ctx context.Context, l *lab.Lab, layout string) error {
-	hub := l.Hub("--node-streams-layout", layout)
-	if _, err := hub.Start(ctx); err != nil {
-		return err
+// waiting is a stopped hub with gateways whose points it lacks.
+type waiting struct {
+	hub      *lab.Instance
+	gateways []*lab.Instance
+	site     string // of the first
+	points   int
+	dirs     []string // of all of them
+}
+
+// backlog makes a hub and gateways that hold a trace each.
+func (b *bench) backlog(ctx context.Context, l *lab.Lab) (w *waiting, err error) {
+	w = &waiting{hub: l.Hub()}
+	if _, err := w.hub.Start(ctx); err != nil {
+		return nil, err
 	}
 	n := sites
 	if b.Quick {
 		n = 2
 	}
-	gateways, first, err := build(ctx, l, hub, n)
-	if err != nil {
-		return err
+	if w.gateways, w.site, err = build(ctx, l, w.hub, n); err != nil {
+		return nil, err
 	}
-	if err := hub.Stop(); err != nil {
-		return err
+	if err := w.hub.Stop(); err != nil {
+		return nil, err
 	}
-	points := 0
-	for _, g := range gateways {
+	w.dirs = []string{w.hub.Dir}
+	for _, g := range w.gateways {
+		w.dirs = append(w.dirs, g.Dir)
 		if _, err := g.Start(ctx); err != nil {
-			return err
+			return nil, err
 		}
 		r, err := g.Replay(ctx, b.Trace)
 		if err != nil {
-			return err
+			return nil, err
 		}
-		points += r.Sent
+		w.points += r.Sent
 		if err := g.Stop(); err != nil { // what dials in vain waits longer and longer
+			return nil, err
+		}
+	}
+	for _, dir := range w.dirs {
+		if err := copyDir(ctx, dir, dir+savedSuffix); err != nil {
+			return nil, err
+		}
+	}
+	return w, nil
+}
+
+const savedSuffix = ".saved"
+
+// restore puts everything back to where it was.
+func (w *waiting) restore(ctx context.Context) error {
+	for _, dir := range w.dirs {
+		if err := copyDir(ctx, dir+savedSuffix, dir); err != nil {
 			return err
 		}
 	}
-	if _, err := hub.Start(ctx); err != nil {
+	return nil
+}
+
+// copyDir makes to a copy of from, with modes: keys are read by their owner
+// only.
+func copyDir(ctx context.Context, from, to string) error {
+	if err := os.RemoveAll(to); err != nil {
 		return err
 	}
-	heard, unsubscribe, err := listen(hub, first)
+	if out, err := exec.CommandContext(ctx, "cp", "-a", from, to).CombinedOutput(); err != nil {
+		return fmt.Errorf("copy %s: %w: %s", from, err, out)
+	}
+	return nil
+}
+
+func (b *bench) ingestOnce(ctx context.Context, w *waiting, layout string) error {
+	if err := w.restore(ctx); err != nil {
+		return err
+	}
+	if _, err := w.hub.Run(ctx, "streams", "rebuild", "--layout", layout); err != nil {
+		return err
+	}
+	if _, err := w.hub.Start(ctx); err != nil {
+		return err
+	}
+	heard, unsubscribe, err := listen(w.hub, w.site)
 	if err != nil {
 		return err
 	}
 	defer unsubscribe()
-	before, err := hub.Quiet(ctx)
+	before, err := w.hub.Quiet(ctx)
 	if err != nil {
 		return err
 	}
-	took, err := drain(ctx, gateways)
+	took, err := drain(ctx, w.gateways)
 	if err != nil {
 		return err
 	}
-	after, err := hub.Quiet(ctx)
+	after, err := w.hub.Quiet(ctx)
 	if err != nil {
 		return err
 	}
 	if heard.Load() == 0 {
 		return fmt.Errorf("nothing was heard of the site")
 	}
-	rss, err := hub.RSS()
+	rss, err := w.hub.RSS()
 	if err != nil {
 		return err
 	}
-	if err := l.Close(); err != nil {
-		return err
+	for _, i := range append(w.gateways, w.hub) {
+		if err := i.Stop(); err != nil {
+			return err
+		}
 	}
-	frames, err := framesOf(ctx, hub.Dir, points)
+	frames, err := framesOf(ctx, w.hub.Dir, layout, w.points)
 	if err != nil {
 		return err
 	}
-	b.add("points per second of the hub's processor time, node streams in "+layout, "", float64(points)/(after-before).Seconds(),
-		fmt.Sprintf("target 60,000, 150,000 without node streams; log, state, `up.` (%d sites, one of them listened on, depth 4) and node streams, to the end of all work; %d points in frames of %d", n, points, points/frames))
-	b.add("points per second of wall time, stored and acked, node streams in "+layout, "", float64(points)/took.Seconds(), fmt.Sprintf("%d gateways on the same cores", n))
-	b.add("resident memory of the hub after it, node streams in "+layout, "MB", float64(rss)/(1<<20), "")
+	target, with := ">= 60,000", ", node streams in "+layout
+	if layout == "none" {
+		target, with = ">= 150,000", ", without node streams"
+	}
+	b.add(row{
+		"points per second of the hub's processor time" + with, "", target,
+		fmt.Sprintf("log, state, `up.` (%d sites, one of them listened on, depth 4), to the end of all work; %d points in frames of %d", len(w.gateways), w.points, w.points/frames),
+	}, sapflow, float64(w.points)/(after-before).Seconds())
+	b.add(row{name: "points per second of wall time, stored and acked" + with, note: fmt.Sprintf("%d gateways on the same cores", len(w.gateways))}, sapflow, float64(w.points)/took.Seconds())
+	b.add(row{name: "resident memory of the hub after it" + with, unit: "MB"}, sapflow, float64(rss)/(1<<20))
 	return nil
 }
 
@@ -193,7 +258,7 @@ func drain(ctx context.Context, gateways []*lab.Instance) (time.Duration, error)
 
 // framesOf returns how many frames of gateways a stopped hub holds, and makes
 // sure that its node streams have got all their points.
-func framesOf(ctx context.Context, dir string, points int) (frames int, err error) {
+func framesOf(ctx context.Context, dir, layout string, points int) (frames int, err error) {
 	js, stop, err := open(dir)
 	if err != nil {
 		return 0, err
@@ -214,7 +279,7 @@ func framesOf(ctx context.Context, dir string, points int) (frames int, err erro
 	if err := list.Err(); err != nil {
 		return 0, err
 	}
-	if filled < uint64(points) {
+	if layout != "none" && filled < uint64(points) {
 		return 0, fmt.Errorf("node streams got %d points of %d", filled, points)
 	}
 	return frames, nil
