@@ -205,14 +205,17 @@ func NewPeer(cfg Config) *Peer {
 	return p
 }
 
-// Deliver hands a message of the other end to the peer.
-func (p *Peer) Deliver(verb string, data []byte) {
+// Deliver hands a message of the other end to the peer, and tells whether
+// there was room for it.
+func (p *Peer) Deliver(verb string, data []byte) bool {
 	select {
 	case p.inbox <- message{verb, data}:
+		return true
 	default:
 		p.mu.Lock()
 		p.status.Dropped++
 		p.mu.Unlock()
+		return false
 	}
 }
 

@@ -34,6 +34,11 @@ const (
 	forkBurst = 3
 )
 
+// floodDrops is how many messages of a gateway find no room before its
+// connection is closed. All gateways share the way to the door: one that does
+// not wait for its acks fills it, and what others send is lost.
+const floodDrops = 1000
+
 // Config says what the door connects. All fields but Log must be set.
 type Config struct {
 	Conn     *nats.Conn                    // in the gateways' account
@@ -72,6 +77,10 @@ type Gate struct {
 	in   *journal.Replica
 	peer *link.Peer
 	stop context.CancelFunc
+
+	// Of receive alone.
+	dropped int            // messages without room
+	floods  rate.Sometimes // for the log
 
 	mu    sync.Mutex
 	heads []string // nodes whose heads the gateway still lacks
@@ -127,7 +136,15 @@ func (d *Door) receive(m *nats.Msg) {
 			g.mu.Unlock()
 		}
 	}
-	g.peer.Deliver(verb, m.Data)
+	if g.peer.Deliver(verb, m.Data) {
+		return
+	}
+	if g.dropped++; g.dropped%floodDrops == 0 {
+		g.floods.Do(func() {
+			d.log.Warn().Str("node_id", id).Int("dropped", g.dropped).Msg("gateway floods, connection closed")
+		})
+		d.cfg.Kick(id)
+	}
 }
 
 // Admit opens the gate of a gateway.
@@ -140,7 +157,7 @@ func (d *Door) Admit(ctx context.Context, id string) (*Gate, error) {
 	if g := d.gates[id]; g != nil {
 		return g, nil
 	}
-	g := &Gate{id: id, heads: d.cfg.Heads[id], acked: d.cfg.Acked[id]}
+	g := &Gate{id: id, heads: d.cfg.Heads[id], acked: d.cfg.Acked[id], floods: rate.Sometimes{Interval: time.Minute}}
 	var err error
 	if g.in, err = journal.OpenReplica(ctx, d.cfg.Edge(id)); err != nil {
 		return nil, fmt.Errorf("admit gateway %s: %w", id, err)
