@@ -57,7 +57,7 @@ bench: build ## figures beside peers, into shared/bench/RESULTS.md
 bench-codec: ## bytes and time a point beside other codecs, into shared/bench/RESULTS.md
 	$(GO) -C shared/bench run . codec
 
-bench-log: build ## start of a large hub and cost of a point there, into shared/bench/RESULTS.md
+bench-log: build ## the logs at both ends beside plain JetStream and SQLite, into shared/bench/RESULTS.md
 	$(GO) -C shared/bench run . log -bin $(CURDIR)/$(BIN)
 
 bench-link: build ## cost of a line beside NATS and MQTT, into shared/bench/RESULTS.md

@@ -300,8 +300,10 @@ func (g *rawGateway) receive(m *nats.Msg) {
 
 const (
 	greetEvery = time.Second // the first ones go nowhere until the leaf is up
-	// rawWait bounds the wait for a greeting or an ack.
+	// rawWait bounds the wait for a greeting.
 	rawWait = 30 * time.Second
+	// answerWait is how long a gateway waits for an ack before it greets again.
+	answerWait = 15 * time.Second
 )
 
 // greet opens a session.
@@ -359,11 +361,14 @@ func (g *rawGateway) publish(data []byte) error {
 	return g.nc.Publish(subject.FromGateway(g.id, subject.Frame), data)
 }
 
+// errNoAck tells that the frame or its ack was lost.
+var errNoAck = errors.New("frame not acked")
+
 // acked waits until the hub has acked the parcel with a number, whose frame
 // ends at end.
 func (g *rawGateway) acked(ctx context.Context, number uint32, end frame.Position) error {
-	ctx, cancel := context.WithTimeout(ctx, rawWait)
-	defer cancel()
+	late := time.NewTimer(answerWait)
+	defer late.Stop()
 	for {
 		select {
 		case a := <-g.acks:
@@ -375,8 +380,10 @@ func (g *rawGateway) acked(ctx context.Context, number uint32, end frame.Positio
 			}
 			g.tail = end
 			return nil
+		case <-late.C:
+			return errNoAck
 		case <-ctx.Done():
-			return fmt.Errorf("frame %d not acked: %w", number, ctx.Err())
+			return ctx.Err()
 		}
 	}
 }
@@ -391,12 +398,14 @@ func (g *rawGateway) tick(ctx, end context.Context, from time.Duration) (delays 
 	defer ticker.Stop()
 	for {
 		f := g.frame(g.tail, 1)
-		data := g.parcel(f)
 		began := time.Now()
-		if err := g.publish(data); err != nil {
-			return nil, err
+		err := g.send(ctx, f)
+		for errors.Is(err, errNoAck) {
+			if err = g.greet(ctx); err == nil {
+				err = g.send(ctx, f)
+			}
 		}
-		if err := g.acked(ctx, g.number, f.End()); err != nil {
+		if err != nil {
 			return nil, err
 		}
 		delays = append(delays, time.Since(began))
@@ -406,6 +415,14 @@ func (g *rawGateway) tick(ctx, end context.Context, from time.Duration) (delays 
 		case <-ticker.C:
 		}
 	}
+}
+
+// send sends a frame and waits for its ack.
+func (g *rawGateway) send(ctx context.Context, f *frame.Frame) error {
+	if err := g.publish(g.parcel(f)); err != nil {
+		return err
+	}
+	return g.acked(ctx, g.number, f.End())
 }
 
 // floodAcked sends frame after frame, each as soon as the one before is acked,

@@ -174,7 +174,7 @@ func (b *bench) startStock(ctx context.Context, dir string, points int) error {
 		if err := lastMessage(ctx, url); err != nil {
 			return err
 		}
-		b.add(row{name: startName}, stock, time.Since(began).Seconds())
+		b.add(row{name: startName, unit: "s"}, stock, time.Since(began).Seconds())
 	}
 	return nil
 }

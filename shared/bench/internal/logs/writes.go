@@ -121,20 +121,20 @@ func writes(ctx context.Context, b *bench) error {
 }
 
 func (b *bench) addWrites(clients int, rate map[string]float64) {
-	what := fmt.Sprintf("acked durable writes, %d clients", clients)
+	by := fmt.Sprintf(", %d clients", clients)
 	if clients == 1 {
-		what = "acked durable writes, 1 client"
+		by = ", 1 client"
 	}
-	r := row{name: what, unit: "/s", note: "one point each; JetStream: sync always; SQLite: WAL, synchronous FULL, a transaction a write, one connection inside the writers' process, so without a round trip"}
+	r := row{name: "acked durable writes" + by, unit: "/s", note: "one point each; JetStream: sync always; SQLite: WAL, synchronous FULL, a transaction a write, one connection inside the writers' process, so without a round trip"}
 	b.add(r, stock, rate["synced"])
 	b.add(r, sqlite, rate["sqlite"])
 	b.add(r, sapflow, rate["agent"])
-	b.add(row{name: "not durable: default sync, as many clients: " + what[len("acked durable writes, "):], unit: "/s", note: "synced every 2 min"}, stock, rate["plain"])
-	b.add(row{name: "bare request echo, " + what[len("acked durable writes, "):], unit: "/s", note: "nothing is stored"}, stock, rate["echo"])
+	b.add(row{name: "not durable, default sync" + by, unit: "/s", note: "synced every 2 min"}, stock, rate["plain"])
+	b.add(row{name: "bare request echo" + by, unit: "/s", note: "nothing is stored"}, stock, rate["echo"])
 	if clients == 1 {
-		b.add(row{name: "agent / synced JetStream, 1 client", target: ">= 0.75"}, sapflow, rate["agent"]/rate["synced"])
+		b.add(row{name: "agent / synced JetStream" + by, target: ">= 0.75"}, sapflow, rate["agent"]/rate["synced"])
 	} else {
-		b.add(row{name: fmt.Sprintf("agent / bare echo, %d clients", clients), target: ">= 0.5"}, sapflow, rate["agent"]/rate["echo"])
+		b.add(row{name: "agent / bare echo" + by, target: ">= 0.5"}, sapflow, rate["agent"]/rate["echo"])
 	}
 }
 
