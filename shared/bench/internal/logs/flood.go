@@ -129,7 +129,6 @@ func (b *bench) flood(ctx context.Context, gateways []*rawGateway, s storm, wind
 	}{
 		{"ack of the others, p50", "ms", milliseconds(peer.Quantile(delays, 0.5))},
 		{"p99", "ms", milliseconds(peer.Quantile(delays, 0.99))},
-		{"longest", "ms", milliseconds(peer.Quantile(delays, 1))},
 		{"acks", "", float64(len(delays))},
 		{"frames of the flood", "/s", float64(sent) / window.Seconds()},
 	} {
