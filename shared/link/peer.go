@@ -138,7 +138,8 @@ type Peer struct {
 	// Used by Run only.
 	timer    *time.Timer
 	flush    *time.Timer // runs when the log may go out again
-	flushed  time.Time   // when it went out last
+	due      time.Time   // when flush ends, zero when it does not run
+	flushed  time.Time   // when the log went out last
 	line     line
 	out, in  frame.Session
 	reads    uint8 // newest frame version that the other end reads
@@ -327,16 +328,30 @@ func (p *Peer) flags() (events []Event) {
 		events = append(events, LiveDue{})
 	}
 	if p.appended {
-		p.flush.Reset(max(0, p.cfg.Pace().Flush-time.Since(p.flushed)))
+		flush := p.cfg.Pace().Flush
+		p.arm(max(flush/burst, flush-time.Since(p.flushed)))
 	}
 	p.changed, p.headsDue, p.liveDue, p.appended = false, false, false, false
 	return events
+}
+
+// burst is the part of a flush interval that the first point after a silence
+// waits for those that come with it: one frame for all costs half.
+const burst = 10
+
+// arm has the log go out after d, unless it does so earlier anyway.
+func (p *Peer) arm(d time.Duration) {
+	if due := time.Now().Add(d); p.due.IsZero() || due.Before(p.due) {
+		p.due = due
+		p.flush.Reset(d)
+	}
 }
 
 // flushLog lets out what the log has, and commits it first: a point that
 // waits for the line need not wait for the disk besides. While the log is
 // behind, the newest values go ahead at the same pace.
 func (p *Peer) flushLog(ctx context.Context) {
+	p.due = time.Time{}
 	if p.machine.Phase() != Open {
 		return // its opening fetches
 	}
@@ -346,7 +361,7 @@ func (p *Peer) flushLog(ctx context.Context) {
 	}
 	if p.behind && p.cfg.Live != nil {
 		p.step(ctx, LiveDue{})
-		p.flush.Reset(p.cfg.Pace().Flush) // the line may stay busy for longer
+		p.arm(p.cfg.Pace().Flush) // the line may stay busy for longer
 	}
 	p.step(ctx, Appended{})
 }
@@ -646,7 +661,7 @@ func (p *Peer) fetch(ctx context.Context, after frame.Position) Event {
 		class = Backlog
 	}
 	if wait := p.cfg.Afford(class, p.line.bytes(min(points, int(lag)))); wait > 0 {
-		p.flush.Reset(wait)
+		p.arm(wait)
 		return Fetched{}
 	}
 	f, err := p.cfg.Out.After(ctx, after, points)

@@ -451,6 +451,33 @@ func TestFlush(t *testing.T) {
 	})
 }
 
+// TestBurst writes 30 points every minute, with some time between them: they
+// go in one frame.
+func TestBurst(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		pace := Pace{Flush: 10 * time.Second, Idle: 5 * time.Minute}
+		s := newStation(t, 50*125, 150*time.Millisecond, pace)
+		stop := s.run()
+		defer stop()
+		s.radio.open()
+		const bursts = 10
+		for range bursts {
+			for i := range 30 {
+				s.write(frame.Entry{Point: point.Point{
+					Series: point.Series{Node: fmt.Sprint("sensor-", i), Type: "value", Key: point.NoKey},
+					Time:   point.Nanos(time.Now()), DataType: point.Float, Data: point.FloatData(1),
+				}})
+				time.Sleep(10 * time.Millisecond)
+			}
+			time.Sleep(time.Minute)
+		}
+		s.check()
+		if frames := len(s.stored.msgs); frames != bursts {
+			t.Errorf("%d frames, want one for each of %d bursts", frames, bursts)
+		}
+	})
+}
+
 // A new interval of empty frames is announced by a new session.
 func TestAnnounce(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
