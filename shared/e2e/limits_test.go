@@ -118,6 +118,10 @@ func TestHubStoreMax(t *testing.T) {
 		set(t, h.client, g.id, "limit", fmt.Sprint(n))
 	}
 	g.waitEqual()
+	for range 2 { // the last frame stays, and may be a large one
+		write(t, g.client, float(g.id, "level", 0, 1))
+		g.waitEqual()
+	}
 	removed := func() uint64 { return missing(t, h.client, g.id, "noise")[api.ReasonRemoved] }
 	// Node streams are durable after two minutes; until then the logs stay.
 	within(t, 5*patience, "the hub's logs take what they may", func() bool {

@@ -273,9 +273,9 @@ func TestTruncate(t *testing.T) {
 }
 
 func TestMergeRefuses(t *testing.T) {
-	f := inLog(frame.Frame{Kind: frame.Log, Epoch: epoch1, First: 1, Entries: []frame.Entry{float("n", "t", 1, 1)}})
+	f := inLog(frame.Frame{Kind: frame.Log, Now: 1 << 63, Epoch: epoch1, First: 1, Entries: []frame.Entry{float("n", "t", 1, 1)}})
 	next := func(change func(*frame.Frame)) *frame.Frame {
-		g := frame.Frame{Kind: frame.Log, Epoch: epoch1, Prev: f.Last, First: f.Last + 1, Base: f.Sum, Entries: []frame.Entry{float("n", "t", 2, 2)}}
+		g := frame.Frame{Kind: frame.Log, Now: f.Now, Epoch: epoch1, Prev: f.Last, First: f.Last + 1, Base: f.Sum, Entries: []frame.Entry{float("n", "t", 2, 2)}}
 		change(&g)
 		return inLog(g)
 	}
