@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"maps"
 	"os"
 	"sync/atomic"
 	"time"
@@ -191,8 +190,8 @@ func (a *agent) startBus(context.Context) error {
 		Conn: a.conns[leaf.LOCAL], Interest: a.nats.Interest,
 		History: func() []history.Source {
 			return []history.Source{
-				{Store: a.edgeStore(), Author: a.self, Removed: a.removed(subject.StreamEdge)},
-				{Store: a.downStore(), Author: hub, Removed: a.removed(subject.StreamDown)},
+				{Store: a.edgeStore(), Author: a.self, Removed: a.keeper.SpansOf(subject.StreamEdge)},
+				{Store: a.downStore(), Author: hub, Removed: a.keeper.SpansOf(subject.StreamDown)},
 			}
 		},
 		Status: a.status,
@@ -204,15 +203,6 @@ func (a *agent) startBus(context.Context) error {
 	})
 	a.stages.Start("bus", a.bus.Serve)
 	return nil
-}
-
-// removed tells what was removed of a stream.
-func (a *agent) removed(stream string) func() map[string]journal.Span {
-	return func() map[string]journal.Span {
-		spans := a.keeper.Spans()
-		maps.DeleteFunc(spans, func(_ string, s journal.Span) bool { return s.Stream != stream })
-		return spans
-	}
 }
 
 // openLog opens the gateway's log and brings the state up to it.
@@ -297,19 +287,11 @@ func (a *agent) save() error {
 
 // saveOften writes snapshots until ctx ends.
 func (a *agent) saveOften(ctx context.Context) error {
-	t := time.NewTicker(a.cfg.SnapshotEvery)
-	defer t.Stop()
-	for {
-		select {
-		case <-ctx.Done():
-			return nil
-		case <-t.C:
-		case <-a.saveNow:
-		}
+	return daemon.Every(ctx, a.cfg.SnapshotEvery, a.saveNow, func() {
 		if err := a.save(); err != nil {
 			a.log.Error().Err(err).Msg("snapshot not written")
 		}
-	}
+	})
 }
 
 func (a *agent) startServing(context.Context) error {

@@ -6,7 +6,6 @@ import (
 	"crypto/tls"
 	"errors"
 	"fmt"
-	"maps"
 	"math"
 	"net"
 	"net/http"
@@ -247,15 +246,6 @@ func (h *hub) stream(name string) jetstream.Stream {
 	return h.edge
 }
 
-// removed tells what was removed of a stream.
-func (h *hub) removed(stream string) func() map[string]journal.Span {
-	return func() map[string]journal.Span {
-		spans := h.keeper.Spans()
-		maps.DeleteFunc(spans, func(_ string, s journal.Span) bool { return s.Stream != stream })
-		return spans
-	}
-}
-
 func author(string) string { return state.Hub }
 
 // startBus restores the state, the hub's log and the public subjects. Serve
@@ -293,8 +283,8 @@ func (h *hub) startBus(ctx context.Context) error {
 		Interest: func(s string) bool { return h.nats.Interest(cred.PEOPLE, s) },
 		History: func() []history.Source {
 			return []history.Source{
-				{Store: h.store(h.edge, subject.LogsOf(subject.StreamEdge)), Author: subject.ParseLog, Removed: h.removed(subject.StreamEdge)},
-				{Store: h.store(h.own, subject.LogHub), Author: author, Removed: h.removed(subject.StreamHub)},
+				{Store: h.store(h.edge, subject.LogsOf(subject.StreamEdge)), Author: subject.ParseLog, Removed: h.keeper.SpansOf(subject.StreamEdge)},
+				{Store: h.store(h.own, subject.LogHub), Author: author, Removed: h.keeper.SpansOf(subject.StreamHub)},
 			}
 		},
 		Status: h.status,
@@ -402,7 +392,7 @@ func (h *hub) startViews(context.Context) error {
 	h.stages.Start("node streams", h.streams.Run)
 	h.stages.Start("keeper", h.keeper.Run)
 	h.stages.Start("snapshots", func(ctx context.Context) error {
-		return daemon.Every(ctx, snapshotEvery, func() {
+		return daemon.Every(ctx, snapshotEvery, nil, func() {
 			if err := h.save(); err != nil {
 				h.log.Error().Err(err).Msg("snapshot not written")
 			}

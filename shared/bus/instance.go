@@ -217,11 +217,10 @@ func (b *Instance) Apply(f *frame.Frame) {
 
 // present returns the points of a group of f that are not too far ahead.
 func (b *Instance) present(f *frame.Frame, group []frame.Entry) []frame.Entry {
-	future := func(e frame.Entry) bool { return f.Future(&e) }
-	if !slices.ContainsFunc(group, future) {
+	if !f.AnyFuture(group) {
 		return group
 	}
-	kept := slices.DeleteFunc(slices.Clone(group), future)
+	kept := slices.DeleteFunc(slices.Clone(group), func(e frame.Entry) bool { return f.Future(&e) })
 	b.counters["future"] += len(group) - len(kept)
 	return kept
 }

@@ -61,8 +61,8 @@ func (b *Instance) Serve(ctx context.Context) error {
 	}
 	ask := b.answerer(ctx, queries)
 	askStatus := b.answerer(ctx, 1) // people look when questions take long
-	defer ask.wait()
-	defer askStatus.wait()
+	defer ask.group.Wait()
+	defer askStatus.group.Wait()
 	handle := func(m *nats.Msg) {
 		switch {
 		case !isQuestion(m):
@@ -118,8 +118,6 @@ func (b *Instance) answerer(ctx context.Context, workers int) *answerer {
 	}
 	return a
 }
-
-func (a *answerer) wait() { a.group.Wait() }
 
 // put has a question answered, or refused if too many wait.
 func (a *answerer) put(m *nats.Msg) {

@@ -128,8 +128,9 @@ func (s *Stages) Stop() error {
 	return s.err
 }
 
-// Every calls work at an interval until ctx ends.
-func Every(ctx context.Context, interval time.Duration, work func()) error {
+// Every calls work at an interval, and when kick says so, until ctx ends. A nil
+// kick says nothing.
+func Every(ctx context.Context, interval time.Duration, kick <-chan struct{}, work func()) error {
 	t := time.NewTicker(interval)
 	defer t.Stop()
 	for {
@@ -137,8 +138,9 @@ func Every(ctx context.Context, interval time.Duration, work func()) error {
 		case <-ctx.Done():
 			return nil
 		case <-t.C:
-			work()
+		case <-kick:
 		}
+		work()
 	}
 }
 

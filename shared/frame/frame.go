@@ -13,7 +13,6 @@ import (
 	"encoding/binary"
 	"fmt"
 	"hash/crc64"
-	"slices"
 
 	"github.com/sapflow/sapflow/shared/point"
 )
@@ -198,6 +197,16 @@ const FutureLimit = 24 * 3600 * 1_000_000_000
 // Future tells whether e is too far ahead to be state.
 func (f *Frame) Future(e *Entry) bool { return e.Time > f.Now && e.Time-f.Now > FutureLimit }
 
+// AnyFuture tells whether one of some entries of the frame is.
+func (f *Frame) AnyFuture(entries []Entry) bool {
+	for i := range entries {
+		if f.Future(&entries[i]) {
+			return true
+		}
+	}
+	return false
+}
+
 // Admit moves Now so that none of the entries is too far ahead: they are state
 // at their author, whose clock may have been wrong or been put back since.
 func (f *Frame) Admit() {
@@ -308,7 +317,7 @@ func groupEnd(entries []Entry, i int) int {
 // far ahead to be state in either stays so.
 func (f *Frame) Merge(g *Frame) (*Frame, error) {
 	if f.Epoch != g.Epoch || f.Kind != g.Kind || g.Prev != f.Last || g.Gap() != 0 || g.Base != f.Sum ||
-		g.Now < f.Now || slices.ContainsFunc(f.Entries, func(e Entry) bool { return f.Future(&e) }) ||
+		g.Now < f.Now || f.AnyFuture(f.Entries) ||
 		len(f.Aside)+len(g.Aside) > 0 || f.Points()+g.Points() > MaxPoints {
 		return nil, fmt.Errorf("merge frame %d..%d with %d..%d: %w", f.First, f.Last, g.First, g.Last, ErrCut)
 	}

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"slices"
 
 	"github.com/sapflow/sapflow/shared/frame"
 )
@@ -220,8 +219,8 @@ func (l *Log) grow(ctx context.Context, f *frame.Frame, seq uint64, limit int) (
 	end := l.stream
 	l.mu.Unlock()
 	from, size, values := seq, 0, valueBytes(f)
-	ahead := slices.ContainsFunc(f.Entries, func(e frame.Entry) bool { return f.Future(&e) }) // Merge sees no entries
-	next := seq + 1                                                                           // where the reader goes on
+	ahead := f.AnyFuture(f.Entries) // Merge sees no entries
+	next := seq + 1                 // where the reader goes on
 	if t := f.Truncate(limit); t != f {
 		f, next = t, seq
 	}
@@ -247,7 +246,7 @@ func (l *Log) grow(ctx context.Context, f *frame.Frame, seq uint64, limit int) (
 			next = seq // another epoch begins, or it is too much
 			break
 		}
-		ahead = slices.ContainsFunc(g.Entries, func(e frame.Entry) bool { return g.Future(&e) })
+		ahead = g.AnyFuture(g.Entries)
 		joined.Entries = append(f.Entries, g.Entries...) // f was decoded for this reader only
 		f, size = joined, size+len(m.Data)
 	}

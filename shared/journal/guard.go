@@ -23,7 +23,7 @@ type Guard struct {
 	// Full is called when too little is left. It must not block.
 	Full func()
 	// Revive opens the server's store again.
-	Revive func(context.Context) error
+	Revive func() error
 
 	mu      sync.Mutex // held while the store is opened again
 	revived time.Time  // when it was last
@@ -56,19 +56,19 @@ func (s *guarded) Append(ctx context.Context, data []byte, last uint64) (uint64,
 	}
 	if s.silent.Add(1) >= silences {
 		s.silent.Store(0)
-		err = errors.Join(err, s.guard.revive(ctx, began))
+		err = errors.Join(err, s.guard.revive(began))
 	}
 	return seq, err
 }
 
 // revive opens the store again, one at a time, unless that was done since an
 // append began that had no answer.
-func (g *Guard) revive(ctx context.Context, began time.Time) error {
+func (g *Guard) revive(began time.Time) error {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	if began.Before(g.revived) {
 		return nil
 	}
 	defer func() { g.revived = time.Now() }()
-	return g.Revive(ctx)
+	return g.Revive()
 }

@@ -4,13 +4,13 @@ import (
 	"context"
 	"errors"
 	"maps"
-	"math"
 	"sync"
 	"sync/atomic"
 	"time"
 
 	"github.com/rs/zerolog"
 
+	"github.com/sapflow/sapflow/shared/daemon"
 	"github.com/sapflow/sapflow/shared/frame"
 )
 
@@ -135,6 +135,16 @@ func (k *Keeper) Spans() map[string]Span {
 	return maps.Clone(k.spans)
 }
 
+// SpansOf returns a function that tells what was removed of a stream, for
+// history.
+func (k *Keeper) SpansOf(stream string) func() map[string]Span {
+	return func() map[string]Span {
+		spans := k.Spans()
+		maps.DeleteFunc(spans, func(_ string, s Span) bool { return s.Stream != stream })
+		return spans
+	}
+}
+
 // Telling notes that the reader of a log, who stands at a place, is about to
 // be told of the gap before f. It must be saved first: only so does a crash
 // not make it uncertain whether the reader has got points or the gap. A gap at
@@ -176,19 +186,11 @@ func (k *Keeper) Run(ctx context.Context) error {
 	if err := k.remove(ctx); err != nil && ctx.Err() == nil {
 		k.cfg.Log.Error().Err(err).Msg("removal not finished")
 	}
-	t := time.NewTicker(tidyEvery)
-	defer t.Stop()
-	for {
-		select {
-		case <-ctx.Done():
-			return nil
-		case <-t.C:
-		case <-k.kick:
-		}
+	return daemon.Every(ctx, tidyEvery, k.kick, func() {
 		if err := k.Tidy(ctx); err != nil && ctx.Err() == nil {
 			k.cfg.Log.Error().Err(err).Msg("nothing removed, trying again")
 		}
-	}
+	})
 }
 
 // Tidy removes what is too much.
@@ -407,8 +409,8 @@ func (w *walk) advance(ctx context.Context) error {
 		}
 		w.acked = err != nil || w.held(m.Subject, f)
 		if m.Seq == w.last[m.Subject] || !w.acked && (!w.unsent || w.Spare) {
-			if w.passed[m.Subject] = true; len(w.passed) >= w.logs() {
-				return nil
+			if w.passed[m.Subject] = true; w.Single {
+				return nil // all behind it stays
 			}
 			continue
 		}
@@ -420,14 +422,6 @@ func (w *walk) advance(ctx context.Context) error {
 // held tells whether others have a frame.
 func (s *Shelf) held(subject string, f *frame.Frame) bool {
 	return s.Acked == nil || !s.Acked(subject).Less(f.End().Cursor)
-}
-
-// logs returns how many logs the shelf has, at most.
-func (w *walk) logs() int {
-	if w.Single {
-		return 1
-	}
-	return math.MaxInt
 }
 
 // take puts the frame into the span of its log.

@@ -265,7 +265,7 @@ func (s *Server) OpenStore() error {
 
 // ReopenStore closes and opens the store, which revives streams that have met
 // a full disk.
-func (s *Server) ReopenStore(context.Context) error {
+func (s *Server) ReopenStore() error {
 	s.log.Warn().Msg("the store does not answer, opening it again")
 	if err := s.ns.ShutdownJetStream(); err != nil {
 		return fmt.Errorf("close the store: %w", err)

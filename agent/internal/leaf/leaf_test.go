@@ -371,7 +371,7 @@ func TestReopenStore(t *testing.T) {
 	guard := journal.Guard{
 		Free:   func() (free, reserve uint64) { return 1, 0 }, // somebody else is faster
 		Full:   func() {},
-		Revive: func(ctx context.Context) error { reopened++; return s.ReopenStore(ctx) },
+		Revive: func() error { reopened++; return s.ReopenStore() },
 	}
 	store := guard.Of(journal.NewStore(js, stream, "log.edge.gw-a"))
 	seq, n := uint64(0), 0

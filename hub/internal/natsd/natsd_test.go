@@ -431,7 +431,7 @@ func TestReopenStore(t *testing.T) {
 		if err != nil || ack.Sequence != i+1 {
 			t.Fatalf("message %d: %+v, %v", i+1, ack, err)
 		}
-		if err := h.nats.ReopenStore(t.Context()); err != nil {
+		if err := h.nats.ReopenStore(); err != nil {
 			t.Fatal(err)
 		}
 	}
