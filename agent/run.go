@@ -51,9 +51,11 @@ type agent struct {
 	clock bus.Clock
 
 	edge, down jetstream.Stream
+	chunks     jetstream.Stream
 	guard      journal.Guard
 	keeper     *journal.Keeper
 	out        *journal.Log
+	history    *history.Archive
 	bus        *bus.Instance
 	uplink     *uplink.Uplink
 	settings   *settings.Settings
@@ -89,7 +91,7 @@ func Run(ctx context.Context, cfg config.Config) (err error) {
 // started here stops in reverse.
 func (a *agent) start(ctx context.Context) error {
 	for _, step := range []func(context.Context) error{
-		a.openIdentity, a.startNATS, a.startBus, a.announce, a.openStore, a.openLog, a.startUplink, a.startServing,
+		a.openIdentity, a.startNATS, a.startBus, a.announce, a.openStore, a.openLog, a.openHistory, a.startUplink, a.startServing,
 	} {
 		if err := step(ctx); err != nil {
 			return err
@@ -146,19 +148,41 @@ func (a *agent) openStore(ctx context.Context) (err error) {
 	shelf := func(stream string, store *journal.JetStream, author func(string) string) journal.Shelf {
 		return journal.Shelf{
 			Name: stream, Store: store, Author: author, Single: true,
-			Safe:  func() uint64 { return a.bus.Covered(stream) },
-			Saved: func() uint64 { return bus.SavedUpTo(a.dir.Path, func(m *bus.Meta) uint64 { return m.Streams[stream] }) },
+			Chunked: func() uint64 { return a.history.Done(stream) },
+			Safe:    func() uint64 { return a.bus.Covered(stream) },
+			Saved:   func() uint64 { return bus.SavedUpTo(a.dir.Path, func(m *bus.Meta) uint64 { return m.Streams[stream] }) },
 		}
 	}
 	edge, down := shelf(subject.StreamEdge, a.edgeStore(), a.self), shelf(subject.StreamDown, a.downStore(), hub)
 	edge.Acked = func(string) frame.Cursor { return a.uplink.Acked().Cursor }
 	a.keeper = journal.NewKeeper(journal.KeeperConfig{
 		Shelves: []journal.Shelf{edge, down},
-		Max:     a.cfg.StoreMax, Free: a.dir.Free, Spans: a.meta.Removed, Save: a.save,
+		Max:     a.cfg.StoreMax, Free: a.dir.Free, Now: a.clock.Now, Spans: a.meta.Removed, Save: a.save,
 		Log: a.log.With().Str("component", "keeper").Logger(),
 	})
 	a.guard = journal.Guard{Free: a.dir.Free, Full: a.keeper.Kick, Revive: a.nats.ReopenStore}
 	return nil
+}
+
+// historyTail is how many points wait in memory to become chunks: 4 MB, and a
+// start reads them from the log in less than a tenth of a second.
+const historyTail = 128 << 10
+
+// openHistory opens the chunks, once the logs are.
+func (a *agent) openHistory(ctx context.Context) (err error) {
+	if a.chunks, err = journal.Ensure(ctx, a.js, history.Stream()); err != nil {
+		return err
+	}
+	a.history, err = history.Open(ctx, history.Config{
+		JetStream: a.js, Stream: a.chunks, Tail: historyTail, Room: a.guard.Room,
+		Sources: []history.Source{
+			{Name: subject.StreamEdge, Store: a.edgeStore(), Author: a.self, Removed: a.keeper.SpansOf(subject.StreamEdge)},
+			{Name: subject.StreamDown, Store: a.downStore(), Author: hub, Removed: a.keeper.SpansOf(subject.StreamDown)},
+		},
+		Log: a.log.With().Str("component", "history").Logger(),
+	})
+	a.keeper.Attach(a.history)
+	return err
 }
 
 func (a *agent) edgeStore() *journal.JetStream {
@@ -188,13 +212,8 @@ func (a *agent) startBus(context.Context) error {
 		Author: a.id.ID(), Root: a.id.ID(), RootType: point.NodeGateway,
 		State: restored, Complete: a.dir.Clean && err == nil, Clock: &a.clock, Forget: true,
 		Conn: a.conns[leaf.LOCAL], Interest: a.nats.Interest,
-		History: func() []history.Source {
-			return []history.Source{
-				{Store: a.edgeStore(), Author: a.self, Removed: a.keeper.SpansOf(subject.StreamEdge)},
-				{Store: a.downStore(), Author: hub, Removed: a.keeper.SpansOf(subject.StreamDown)},
-			}
-		},
-		Status: a.status,
+		History: func() *history.Archive { return a.history },
+		Status:  a.status,
 		OnMerge: func(e *frame.Entry) {
 			a.settings.Changed(e)
 			a.uplink.Changed(e)
@@ -305,6 +324,7 @@ func (a *agent) startServing(context.Context) error {
 	a.stages.Start("log", a.out.Run)
 	a.stages.Start("snapshots", a.saveOften)
 	a.stages.Start("keeper", a.keeper.Run)
+	a.stages.Start("history", a.history.Run)
 	a.stages.Start("uplink", a.uplink.Run)
 	a.stages.Start("settings", a.settings.Run)
 	return nil
@@ -341,7 +361,8 @@ func (a *agent) status(s *api.Status) {
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), time.Second)
 	defer cancel()
-	for _, stream := range []jetstream.Stream{a.edge, a.down} {
+	s.RemovedPoints += a.history.RemovedPoints()
+	for _, stream := range []jetstream.Stream{a.edge, a.down, a.chunks} {
 		if info, err := stream.Info(ctx); err == nil {
 			s.StoreBytes += info.State.Bytes
 		}

@@ -68,6 +68,7 @@ type hub struct {
 	clock  bus.Clock
 
 	edge, down, own jetstream.Stream
+	chunks          jetstream.Stream
 	bell            view.Bell
 	bus             *bus.Instance
 	fleet           *fleet.Registry
@@ -77,6 +78,7 @@ type hub struct {
 	out             *journal.Log // HUB
 	guard           journal.Guard
 	keeper          *journal.Keeper
+	history         *history.Archive
 	httpAddr        string
 	announced       bool // the start is complete
 	saved           bool // the last snapshot, at the stop of a hub that was ready
@@ -113,7 +115,7 @@ func Run(ctx context.Context, cfg config.Config) (err error) {
 // started here stops in reverse.
 func (h *hub) start(ctx context.Context) error {
 	for _, step := range []func(context.Context) error{
-		h.openIdentity, h.startNATS, h.openStreams, h.startBus, h.startFleet, h.startViews, h.startHTTP, h.startDoor, h.announce,
+		h.openIdentity, h.startNATS, h.openStreams, h.startBus, h.openHistory, h.startFleet, h.startViews, h.startHTTP, h.startDoor, h.announce,
 	} {
 		if err := step(ctx); err != nil {
 			return err
@@ -217,6 +219,7 @@ func (h *hub) shelves() []journal.Shelf {
 	shelf := func(stream, subjects string, author func(string) string) journal.Shelf {
 		return journal.Shelf{
 			Name: stream, Store: h.store(h.stream(stream), subjects), Author: author,
+			Chunked: func() uint64 { return h.history.Done(stream) },
 			Safe: func() uint64 {
 				defer h.bell.Ring() // for a checkpoint of the node streams
 				return min(h.bus.Covered(stream), viewed(stream, h.relay.Done), viewed(stream, h.streams.Safe))
@@ -257,7 +260,7 @@ func (h *hub) startBus(ctx context.Context) error {
 	}
 	h.meta = meta
 	h.keeper = journal.NewKeeper(journal.KeeperConfig{
-		Shelves: h.shelves(), Max: h.cfg.StoreMax, Free: h.dir.Free, Spans: meta.Removed, Save: h.save,
+		Shelves: h.shelves(), Max: h.cfg.StoreMax, Free: h.dir.Free, Now: h.clock.Now, Spans: meta.Removed, Save: h.save,
 		Log: h.log.With().Str("component", "keeper").Logger(),
 	})
 	h.guard = journal.Guard{Free: h.dir.Free, Full: h.keeper.Kick, Revive: h.nats.ReopenStore}
@@ -281,14 +284,9 @@ func (h *hub) startBus(ctx context.Context) error {
 		Author: state.Hub, Root: h.root, RootType: point.NodeRoot, State: restored, Log: h.out, Clock: &h.clock,
 		Conn:     people,
 		Interest: func(s string) bool { return h.nats.Interest(cred.PEOPLE, s) },
-		History: func() []history.Source {
-			return []history.Source{
-				{Store: h.store(h.edge, subject.LogsOf(subject.StreamEdge)), Author: subject.ParseLog, Removed: h.keeper.SpansOf(subject.StreamEdge)},
-				{Store: h.store(h.own, subject.LogHub), Author: author, Removed: h.keeper.SpansOf(subject.StreamHub)},
-			}
-		},
-		Status: h.status,
-		Logger: h.log.With().Str("component", "bus").Logger(),
+		History:  func() *history.Archive { return h.history },
+		Status:   h.status,
+		Logger:   h.log.With().Str("component", "bus").Logger(),
 	})
 	for _, r := range []struct {
 		stream string
@@ -311,6 +309,26 @@ func (h *hub) startBus(ctx context.Context) error {
 	})
 	h.stages.Start("hub log", h.out.Run)
 	return nil
+}
+
+// historyTail is how many points wait in memory to become chunks: 32 MB.
+const historyTail = 1 << 20
+
+// openHistory opens the chunks, once the logs are.
+func (h *hub) openHistory(ctx context.Context) (err error) {
+	if h.chunks, err = journal.Ensure(ctx, h.js, history.Stream()); err != nil {
+		return err
+	}
+	h.history, err = history.Open(ctx, history.Config{
+		JetStream: h.js, Stream: h.chunks, Tail: historyTail, Room: h.guard.Room,
+		Sources: []history.Source{
+			{Name: subject.StreamEdge, Store: h.store(h.edge, subject.LogsOf(subject.StreamEdge)), Author: subject.ParseLog, Removed: h.keeper.SpansOf(subject.StreamEdge)},
+			{Name: subject.StreamHub, Store: h.store(h.own, subject.LogHub), Author: author, Removed: h.keeper.SpansOf(subject.StreamHub)},
+		},
+		Log: h.log.With().Str("component", "history").Logger(),
+	})
+	h.keeper.Attach(h.history)
+	return err
 }
 
 // save writes a snapshot with what every part must know after a restart.
@@ -391,6 +409,7 @@ func (h *hub) startViews(context.Context) error {
 	h.streams = h.nodeStreams(edge, own)
 	h.stages.Start("node streams", h.streams.Run)
 	h.stages.Start("keeper", h.keeper.Run)
+	h.stages.Start("history", h.history.Run)
 	h.stages.Start("snapshots", func(ctx context.Context) error {
 		return daemon.Every(ctx, snapshotEvery, nil, func() {
 			if err := h.save(); err != nil {
@@ -505,7 +524,7 @@ func (h *hub) status(s *api.Status) {
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), time.Second)
 	defer cancel()
-	for _, stream := range []jetstream.Stream{h.edge, h.down, h.own} {
+	for _, stream := range []jetstream.Stream{h.edge, h.down, h.own, h.chunks} {
 		if info, err := stream.Info(ctx); err == nil {
 			s.StoreBytes += info.State.Bytes
 		}

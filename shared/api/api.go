@@ -205,16 +205,39 @@ type TreeReply struct {
 	Next  string   `json:"next,omitempty"`
 }
 
-// HistoryRequest asks q.<node>.history for points by their own time.
+// HistoryRequest asks q.<node>.history for points by their own time: of one
+// series, or series by series of several.
 type HistoryRequest struct {
-	Up     string `json:"up,omitempty"` // set for the points of an edge from Up to the node
-	Type   string `json:"type"`
-	Key    string `json:"key,omitempty"`    // "0" by default
-	From   string `json:"from,omitempty"`   // RFC 3339, included; from the beginning by default
-	To     string `json:"to,omitempty"`     // RFC 3339, excluded; to the end by default
-	Every  string `json:"every,omitempty"`  // bucket width, such as "1m"; single points by default
-	Cursor string `json:"cursor,omitempty"` // Next of the page before
-	Limit  int    `json:"limit,omitempty"`  // points or buckets of a page; what fits by default
+	Up      string `json:"up,omitempty"`      // set for the points of an edge from Up to the node
+	Type    string `json:"type,omitempty"`    // all types of the node by default
+	Key     string `json:"key,omitempty"`     // "0" by default, "*" for all; all if no type is given
+	Depth   int    `json:"depth,omitempty"`   // levels below the node to take in as well, -1 for all
+	From    string `json:"from,omitempty"`    // RFC 3339, included; from the beginning by default
+	To      string `json:"to,omitempty"`      // RFC 3339, excluded; to the end by default
+	Newest  int    `json:"newest,omitempty"`  // only the last so many points of each series before To
+	Every   string `json:"every,omitempty"`   // bucket width, such as "1m"; single points by default
+	Buckets int    `json:"buckets,omitempty"` // instead of Every: about how many, of a width that the clock has; needs From
+	Zone    string `json:"zone,omitempty"`    // where the clock is that buckets follow, such as Europe/Vienna; UTC by default
+	Authors string `json:"authors,omitempty"` // AuthorsApart: each author's points by themselves; together by default
+	Format  string `json:"format,omitempty"`  // FormatColumns: the reply is Columns; JSON by default
+	Cursor  string `json:"cursor,omitempty"`  // Next of the page before
+	Limit   int    `json:"limit,omitempty"`   // points or buckets of a page; what fits by default
+}
+
+// Values of a HistoryRequest.
+const (
+	AuthorsApart  = "apart"
+	FormatColumns = "columns"
+	AllKeys       = "*"
+)
+
+// SeriesName names a series, in replies about several.
+type SeriesName struct {
+	Up     string `json:"up,omitempty"`
+	Node   string `json:"node,omitempty"`
+	Type   string `json:"type,omitempty"`
+	Key    string `json:"key,omitempty"`
+	Author string `json:"author,omitempty"`
 }
 
 // Sample is one point of history.
@@ -227,6 +250,10 @@ type Sample struct {
 	Removed  bool            `json:"removed,omitempty"`
 	Origin   string          `json:"origin,omitempty"`
 	Author   string          `json:"author"`
+	Up       string          `json:"up,omitempty"` // the series, if several may come
+	Node     string          `json:"node,omitempty"`
+	Type     string          `json:"type,omitempty"`
+	Key      string          `json:"key,omitempty"`
 }
 
 // Bucket summarises the points of one span of time. Min, max and mean are
@@ -238,33 +265,42 @@ type Bucket struct {
 	Min      json.RawMessage `json:"min"`
 	Max      json.RawMessage `json:"max"`
 	Mean     json.RawMessage `json:"mean"`
+	First    json.RawMessage `json:"first"`
 	Last     json.RawMessage `json:"last"`
 	DataType string          `json:"dataType"` // of last
+	*SeriesName
 }
 
 // Gap is a span of a log that this instance does not have.
 type Gap struct {
 	Author string `json:"author"`
-	From   uint64 `json:"from"` // sequence numbers, of a gap
+	From   uint64 `json:"from"` // sequence numbers, of a gap in a log
 	To     uint64 `json:"to"`
-	Count  uint64 `json:"count"`           // points of whatever series
+	Count  uint64 `json:"count"`           // points of whatever series; 0 if nobody knows
 	Start  string `json:"start,omitempty"` // when, RFC 3339
 	End    string `json:"end,omitempty"`
-	Reason string `json:"reason"` // ReasonGap or ReasonRemoved
+	Reason string `json:"reason"` // one of the Reasons
 }
 
 // Reasons of a Gap.
 const (
 	ReasonGap     = "gap"     // it never came here
 	ReasonRemoved = "removed" // it was here and had to make room
+	ReasonDamaged = "damaged" // it was here and cannot be read
 )
 
 // HistoryReply is one page of history.
 type HistoryReply struct {
 	Samples []Sample `json:"samples,omitempty"`
 	Buckets []Bucket `json:"buckets,omitempty"`
+	Every   string   `json:"every,omitempty"` // width of the buckets
 	Gaps    []Gap    `json:"gaps,omitempty"`
 	Next    string   `json:"next,omitempty"`
+}
+
+// Imported is the answer to an import.
+type Imported struct {
+	Points int `json:"points"`
 }
 
 // Status is what q.status and `status` tell about a running instance.

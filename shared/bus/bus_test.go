@@ -51,15 +51,25 @@ func startWith(t *testing.T, clock *bus.Clock) *world {
 	if err != nil {
 		t.Fatal(err)
 	}
-	author := func(string) string { return state.Hub }
+	chunks, err := journal.Ensure(t.Context(), js, history.Stream())
+	if err != nil {
+		t.Fatal(err)
+	}
+	archive, err := history.Open(t.Context(), history.Config{
+		JetStream: js, Stream: chunks, Tail: 1 << 16,
+		Sources: []history.Source{{Name: subject.StreamHub, Store: w.store, Author: func(string) string { return state.Hub }}},
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
 	w.bus = bus.New(bus.Config{
 		Author: state.Hub, Root: "root", RootType: point.NodeRoot, State: state.New(), Log: w.log, Clock: clock, Conn: nc,
-		History: func() []history.Source {
+		History: func() *history.Archive {
 			if s := w.slow.Load(); s != nil {
 				s.blocked <- struct{}{}
 				<-s.release
 			}
-			return []history.Source{{Store: w.store, Author: author}}
+			return archive
 		},
 	})
 	w.nc = nc

@@ -12,30 +12,56 @@ import (
 	"github.com/sapflow/sapflow/shared/api"
 	"github.com/sapflow/sapflow/shared/history"
 	"github.com/sapflow/sapflow/shared/point"
+	"github.com/sapflow/sapflow/shared/state"
+	"github.com/sapflow/sapflow/shared/subject"
+	"github.com/sapflow/sapflow/shared/tree"
 )
 
-// samplesPerPage bounds a page of small points; large ones end it by bytes.
-const samplesPerPage = 5_000
+const (
+	// samplesPerPage bounds a page of small points; large ones end it by bytes.
+	samplesPerPage = 5_000
+	// bucketsPerPage bounds a page of buckets.
+	bucketsPerPage = 2_000
+	// pageTime bounds the work for a page: who asks no further page has ended it.
+	pageTime = 2 * time.Second
+)
 
-func (b *Instance) historyOf(ctx context.Context, node string, r *api.HistoryRequest) (*api.HistoryReply, error) {
-	q := history.Query{Series: point.Series{Up: r.Up, Node: node, Type: r.Type, Key: r.Key}}
-	if q.Series.Key == "" {
-		q.Series.Key = point.NoKey
-	}
-	if err := point.CheckSeries(q.Series); err != nil {
-		return nil, err
-	}
-	var err error
-	if q.From, err = parseTime("from", r.From); err != nil {
-		return nil, err
-	}
-	if q.To, err = parseTime("to", r.To); err != nil {
-		return nil, err
-	}
-	if q.After, err = parsePlace(r.Cursor); err != nil {
+// historyQuery is a question about history.
+type historyQuery struct {
+	*api.HistoryRequest
+	archive  *history.Archive
+	from, to uint64
+	grid     history.Grid // nil for points
+	several  bool         // series may differ
+	lines    []line
+	after    historyPlace
+	until    time.Time
+}
+
+// line is what a question asks about one series: by all its authors or, apart,
+// by one.
+type line struct {
+	series  point.Series
+	author  string // set if authors are apart
+	columns []int
+}
+
+// historyPlace is where a page ends: behind a point, or before a bucket.
+type historyPlace struct {
+	history.Place
+	line line // zero in a question about one series
+	set  bool
+}
+
+func (b *Instance) historyOf(ctx context.Context, node string, r *api.HistoryRequest) (any, error) {
+	q := &historyQuery{HistoryRequest: r, until: time.Now().Add(pageTime)}
+	if err := q.parse(node); err != nil {
 		return nil, err
 	}
 	if !b.attached() {
+		return nil, errStarting
+	}
+	if q.archive = b.cfg.History(); q.archive == nil {
 		return nil, errStarting
 	}
 	// What has been written must be found, so it is committed first; a disk
@@ -43,37 +69,317 @@ func (b *Instance) historyOf(ctx context.Context, node string, r *api.HistoryReq
 	if err := b.log.Commit(ctx); err != nil {
 		b.cfg.Logger.Warn().Err(err).Msg("the newest points are not in history yet")
 	}
-	if r.Every != "" {
-		return b.bucketsOf(ctx, q, r)
-	}
-	q.Limit = samplesPerPage
-	if r.Limit > 0 {
-		q.Limit = min(q.Limit, r.Limit)
-	}
-	res, err := history.Points(ctx, b.cfg.History(), q)
-	if err != nil {
+	if err := q.archive.Sync(ctx); err != nil {
 		return nil, err
 	}
-	reply := &api.HistoryReply{Samples: []api.Sample{}, Gaps: gapsOf(r, res)}
-	size := 0
-	for i := range res.Entries {
-		s := sample(&res.Entries[i].Point)
-		s.Author = res.Entries[i].Author
-		if size += 120 + len(s.Value) + len(s.Text) + len(s.Origin); i > 0 && size > b.pageBytes() {
-			res.Entries, res.More = res.Entries[:i], true
+	b.linesOf(q, node)
+	switch {
+	case r.Format == api.FormatColumns:
+		return q.columns(ctx, b.pageBytes())
+	case q.grid != nil:
+		return q.buckets(ctx)
+	}
+	return q.samples(ctx, b.pageBytes())
+}
+
+// parse checks what is asked.
+func (q *historyQuery) parse(node string) (err error) {
+	r := q.HistoryRequest
+	if q.several = r.Type == "" || r.Key == api.AllKeys || r.Depth != 0; !q.several {
+		if r.Key == "" {
+			r.Key = point.NoKey
+		}
+		if err := point.CheckSeries(point.Series{Up: r.Up, Node: node, Type: r.Type, Key: r.Key}); err != nil {
+			return err
+		}
+	} else if r.Type != "" && r.Key == "" {
+		r.Key = point.NoKey
+	}
+	if q.from, err = parseTime("from", r.From); err != nil {
+		return err
+	}
+	if q.to, err = parseTime("to", r.To); err != nil {
+		return err
+	}
+	if r.To == "" {
+		q.to = math.MaxUint64
+	}
+	if r.Newest < 0 || r.Newest > 0 && (r.Every != "" || r.Buckets != 0) {
+		return api.Errorf(api.CodeInvalid, "ask for the newest points without every and buckets", "newest is %d", r.Newest)
+	}
+	if r.Format != "" && r.Format != api.FormatColumns || r.Authors != "" && r.Authors != api.AuthorsApart {
+		return api.Errorf(api.CodeInvalid, "see API.md", "format %q, authors %q", r.Format, r.Authors)
+	}
+	if err := q.parseGrid(); err != nil {
+		return err
+	}
+	return q.parseCursor(r.Cursor)
+}
+
+func (q *historyQuery) parseGrid() error {
+	if q.Every == "" && q.Buckets == 0 {
+		return nil
+	}
+	zone, err := time.LoadLocation(q.Zone)
+	if err != nil {
+		return api.Errorf(api.CodeInvalid, "write it as Europe/Vienna", "time zone %q is not known", q.Zone)
+	}
+	if q.Every == "" {
+		to := q.to
+		if q.To == "" {
+			to = point.Nanos(time.Now())
+		}
+		if q.Buckets < 0 || q.From == "" || to < q.from {
+			return api.Errorf(api.CodeInvalid, "give from, and a number above 0", "%d buckets from %q to %q", q.Buckets, q.From, q.To)
+		}
+		q.Every = history.NiceWidth(to-q.from, q.Buckets).String()
+	}
+	width, err := time.ParseDuration(q.Every)
+	if err != nil || width < time.Millisecond {
+		return api.Errorf(api.CodeInvalid, "write it as 10s, 5m or 24h", "bucket width %q is not a duration of at least 1ms", q.Every)
+	}
+	q.grid = history.NewGrid(width, zone)
+	return nil
+}
+
+// parseCursor reads <time>:<author>, and of several series :<author>:<series>.
+func (q *historyQuery) parseCursor(cursor string) error {
+	if cursor == "" {
+		return nil
+	}
+	parts := strings.SplitN(cursor, ":", 4)
+	t, err := strconv.ParseUint(parts[0], 10, 64)
+	ok := err == nil && len(parts) == 2 && !q.several && q.Authors == ""
+	if len(parts) == 4 && err == nil {
+		q.after.line.author = parts[2]
+		q.after.line.series, ok = subject.ParseSeries(parts[3])
+	}
+	if !ok {
+		return api.Errorf(api.CodeInvalid, "pass on what the page before gave as next", "cursor %q is not valid", cursor)
+	}
+	q.after.Place, q.after.set = history.Place{Time: t, Author: parts[1]}, true
+	return nil
+}
+
+// next returns the cursor behind a place in a line.
+func (q *historyQuery) next(l *line, p history.Place) string {
+	s := fmt.Sprintf("%d:%s", p.Time, p.Author)
+	if q.several || q.Authors != "" {
+		s += ":" + l.author + ":" + l.series.String()
+	}
+	return s
+}
+
+// linesOf finds which columns are asked for, from the cursor on.
+func (b *Instance) linesOf(q *historyQuery, node string) {
+	match := func(s point.Series) bool {
+		return s == point.Series{Up: q.Up, Node: node, Type: q.Type, Key: q.Key}
+	}
+	if q.several {
+		nodes := map[string]bool{node: true}
+		if q.Depth != 0 {
+			b.View(func(_ *state.State, _ *tree.Tree) {
+				for _, n := range b.levels(node, q.Depth) {
+					nodes[n] = true
+				}
+			})
+		}
+		match = func(s point.Series) bool {
+			return s.Up == q.Up && nodes[s.Node] && (q.Type == "" || s.Type == q.Type) && (q.Key == "" || q.Key == api.AllKeys || s.Key == q.Key)
+		}
+	}
+	for _, n := range q.archive.ColumnsOf(match) {
+		k := q.archive.Name(n)
+		l := line{series: k.Series, columns: []int{n}}
+		if q.Authors == api.AuthorsApart || q.Format == api.FormatColumns {
+			l.author = k.Author
+		}
+		if last := len(q.lines) - 1; last >= 0 && l.author == "" && q.lines[last].series == l.series {
+			q.lines[last].columns = append(q.lines[last].columns, n)
+			continue
+		}
+		q.lines = append(q.lines, l)
+	}
+	if q.after.set && q.after.line.series != (point.Series{}) {
+		for len(q.lines) > 0 && q.lines[0].before(&q.after.line) {
+			q.lines = q.lines[1:]
+		}
+	}
+}
+
+func (l *line) before(m *line) bool {
+	return history.Key{Series: l.series, Author: l.author}.Compare(history.Key{Series: m.series, Author: m.author}) < 0
+}
+
+// start returns where to go on in a line: behind the cursor, if it is its.
+func (q *historyQuery) start(l *line) *history.Place {
+	if q.after.set && (q.after.line.series == point.Series{} || !l.before(&q.after.line) && !q.after.line.before(l)) {
+		return &q.after.Place
+	}
+	return nil
+}
+
+// name returns what a sample or bucket of a line is of; nil where it is asked
+// for by name.
+func (q *historyQuery) name(l *line) *api.SeriesName {
+	if !q.several && q.Authors == "" {
+		return nil
+	}
+	return &api.SeriesName{Up: l.series.Up, Node: l.series.Node, Type: l.series.Type, Key: l.series.Key, Author: l.author}
+}
+
+func (q *historyQuery) samples(ctx context.Context, maxBytes int) (*api.HistoryReply, error) {
+	reply := &api.HistoryReply{Samples: []api.Sample{}, Gaps: q.gaps()}
+	limit, size := samplesPerPage, 0
+	if q.Limit > 0 {
+		limit = min(limit, q.Limit)
+	}
+	for i := range q.lines {
+		l := &q.lines[i]
+		after := q.start(l)
+		if len(reply.Samples) == limit || i > 0 && time.Now().After(q.until) {
+			reply.Next = q.next(l, history.Place{})
 			break
 		}
-		reply.Samples = append(reply.Samples, s)
-	}
-	if n := len(res.Entries); res.More && n > 0 {
-		reply.Next = fmt.Sprintf("%d:%s", res.Entries[n-1].Time, res.Entries[n-1].Author)
+		from, skip, err := q.newest(ctx, l, after)
+		if err != nil {
+			return nil, err
+		}
+		list, more, err := q.archive.Points(ctx, l.columns, from, q.to, after, skip+limit-len(reply.Samples))
+		if err != nil {
+			return nil, err
+		}
+		list = list[min(skip, len(list)):]
+		name := q.name(l)
+		for k := range list {
+			s := sample(&list[k].Point)
+			s.Author = list[k].Author
+			if name != nil {
+				s.Up, s.Node, s.Type, s.Key = name.Up, name.Node, name.Type, name.Key
+			}
+			if size += 120 + len(s.Value) + len(s.Text) + len(s.Origin); len(reply.Samples) > 0 && size > maxBytes {
+				list, more = list[:k], true
+				break
+			}
+			reply.Samples = append(reply.Samples, s)
+		}
+		if more {
+			place := history.Place{}
+			if n := len(list); n > 0 {
+				place = history.Place{Time: list[n-1].Time, Author: list[n-1].Author}
+			} else if after != nil {
+				place = *after
+			}
+			reply.Next = q.next(l, place)
+			break
+		}
 	}
 	return reply, nil
 }
 
+// newest returns where a line begins, and how many points are too many there.
+func (q *historyQuery) newest(ctx context.Context, l *line, after *history.Place) (from uint64, skip int, err error) {
+	if q.Newest == 0 || after != nil && *after != (history.Place{}) {
+		return q.from, 0, nil
+	}
+	if from, err = q.archive.Newest(ctx, l.columns, q.to, q.Newest); err != nil {
+		return 0, 0, err
+	}
+	n, err := q.archive.Count(ctx, l.columns, max(from, q.from), q.to)
+	return max(from, q.from), max(0, n-q.Newest), err
+}
+
+func (q *historyQuery) buckets(ctx context.Context) (*api.HistoryReply, error) {
+	reply := &api.HistoryReply{Buckets: []api.Bucket{}, Every: q.Every, Gaps: q.gaps()}
+	limit := bucketsPerPage
+	if q.Limit > 0 {
+		limit = min(limit, q.Limit)
+	}
+	for i := range q.lines {
+		l := &q.lines[i]
+		if len(reply.Buckets) == limit || i > 0 && time.Now().After(q.until) {
+			reply.Next = q.next(l, history.Place{})
+			break
+		}
+		from := q.from
+		if after := q.start(l); after != nil { // the cursor is the start of the next bucket
+			from = max(from, after.Time)
+		}
+		list, next, err := q.archive.Buckets(ctx, l.columns, from, q.to, q.grid, limit-len(reply.Buckets), q.until)
+		if err != nil {
+			return nil, err
+		}
+		for k := range list {
+			reply.Buckets = append(reply.Buckets, bucket(&list[k], q.name(l)))
+		}
+		if next != 0 {
+			reply.Next = q.next(l, history.Place{Time: next})
+			break
+		}
+	}
+	return reply, nil
+}
+
+func bucket(k *history.Bucket, name *api.SeriesName) api.Bucket {
+	return api.Bucket{
+		Time: timeText(k.Start), Count: k.Count, NaN: k.NaN,
+		Min: number(k.Min), Max: number(k.Max), Mean: number(k.Mean()),
+		First: k.First.AppendJSON(nil), Last: k.Last.AppendJSON(nil), DataType: k.Last.DataType.String(),
+		SeriesName: name,
+	}
+}
+
+// columns answers with encoded columns, most of them as they are stored.
+func (q *historyQuery) columns(ctx context.Context, maxBytes int) (any, error) {
+	if q.grid != nil {
+		return nil, api.Errorf(api.CodeInvalid, "leave out every and buckets, or ask for JSON", "there are no buckets in columns")
+	}
+	reply := &api.Columns{Series: []api.SeriesName{}, Parts: []api.Part{}, Gaps: q.gaps()}
+	size := 0
+	for i := range q.lines {
+		l := &q.lines[i]
+		if size > maxBytes || i > 0 && time.Now().After(q.until) {
+			reply.Next = q.next(l, history.Place{})
+			break
+		}
+		from, skip, err := q.newest(ctx, l, q.start(l))
+		if err != nil {
+			return nil, err
+		}
+		if after := q.start(l); after != nil { // the cursor is where the next part begins
+			from = max(from, after.Time)
+		}
+		_ = skip // one author: Newest is exact
+		reply.Series = append(reply.Series, api.SeriesName{Up: l.series.Up, Node: l.series.Node, Type: l.series.Type, Key: l.series.Key, Author: l.author})
+		err = q.archive.Read(ctx, l.columns[0], from, q.to, false, func(p *history.Piece) error {
+			data, points, err := p.Encoded(ctx)
+			if err != nil {
+				return err
+			}
+			if size += len(data); size > maxBytes && len(reply.Parts) > 0 {
+				reply.Next = q.next(l, history.Place{Time: p.From()})
+				return errPage
+			}
+			reply.Parts = append(reply.Parts, api.Part{Series: len(reply.Series) - 1, Points: points, Data: data})
+			return nil
+		})
+		if err == errPage {
+			break
+		}
+		if err != nil {
+			return nil, err
+		}
+	}
+	b, err := reply.Encode()
+	return rawReply(b), err
+}
+
+// errPage ends a page that is full.
+var errPage = fmt.Errorf("page is full")
+
 func sample(p *point.Point) api.Sample {
 	s := api.Sample{
-		Time: point.TimeOf(p.Time).Format(time.RFC3339Nano), DataType: p.DataType.String(),
+		Time: timeText(p.Time), DataType: p.DataType.String(),
 		Value: p.AppendJSON(nil), Removed: p.Removed(), Origin: p.Origin,
 	}
 	switch {
@@ -88,61 +394,30 @@ func sample(p *point.Point) api.Sample {
 	return s
 }
 
-// gapsOf lists the gaps of the logs, on the first page only.
-func gapsOf(r *api.HistoryRequest, res *history.Result) []api.Gap {
-	if r.Cursor != "" {
+// gaps lists what may be missing, on the first page only.
+func (q *historyQuery) gaps() []api.Gap {
+	if q.Cursor != "" {
 		return nil
 	}
+	var columns []int
+	for i := range q.lines {
+		columns = append(columns, q.lines[i].columns...)
+	}
 	var out []api.Gap
-	for _, g := range res.Gaps {
-		reason := api.ReasonGap
-		if g.Epoch == 0 {
-			reason = api.ReasonRemoved
-		}
-		out = append(out, api.Gap{Author: g.Author, From: g.From, To: g.To, Count: g.Count, Start: timeText(g.Start), End: timeText(g.End), Reason: reason})
+	for _, g := range q.archive.Gaps(columns, q.from, q.to) {
+		out = append(out, api.Gap{Author: g.Author, From: g.From, To: g.To, Count: g.Count, Start: optionalTime(g.Start), End: optionalTime(g.End), Reason: string(g.Reason)})
 	}
 	return out
 }
 
-// timeText returns a time as text, "" for none.
-func timeText(ns uint64) string {
+func timeText(ns uint64) string { return point.TimeOf(ns).Format(time.RFC3339Nano) }
+
+// optionalTime returns a time as text, "" for none.
+func optionalTime(ns uint64) string {
 	if ns == 0 {
 		return ""
 	}
-	return point.TimeOf(ns).Format(time.RFC3339Nano)
-}
-
-// bucketsPerPage bounds a page of buckets.
-const bucketsPerPage = 2_000
-
-func (b *Instance) bucketsOf(ctx context.Context, q history.Query, r *api.HistoryRequest) (*api.HistoryReply, error) {
-	width, err := time.ParseDuration(r.Every)
-	if err != nil || width < time.Millisecond {
-		return nil, api.Errorf(api.CodeInvalid, "write it as 10s, 5m or 24h", "bucket width %q is not a duration of at least 1ms", r.Every)
-	}
-	if q.After != nil { // the cursor is the start of the next bucket
-		q.From, q.After = q.After.Time, nil
-	}
-	res, err := history.Points(ctx, b.cfg.History(), q)
-	if err != nil {
-		return nil, err
-	}
-	reply := &api.HistoryReply{Buckets: []api.Bucket{}, Gaps: gapsOf(r, res)}
-	limit := bucketsPerPage
-	if r.Limit > 0 {
-		limit = min(limit, r.Limit)
-	}
-	for i, k := range history.Buckets(res.Entries, uint64(width)) {
-		if i == limit {
-			reply.Next = fmt.Sprintf("%d:", k.Start)
-			break
-		}
-		reply.Buckets = append(reply.Buckets, api.Bucket{
-			Time: point.TimeOf(k.Start).Format(time.RFC3339Nano), Count: k.Count, NaN: k.NaN,
-			Min: number(k.Min), Max: number(k.Max), Mean: number(k.Mean), Last: k.Last.AppendJSON(nil), DataType: k.Last.DataType.String(),
-		})
-	}
-	return reply, nil
+	return timeText(ns)
 }
 
 // number returns v as JSON, null for NaN: there was no number.
@@ -163,16 +438,4 @@ func parseTime(what, s string) (uint64, error) {
 		return 0, api.Errorf(api.CodeInvalid, "write times as 2006-01-02T15:04:05.999Z", "%s %q is not RFC 3339", what, s)
 	}
 	return point.Nanos(t), nil
-}
-
-func parsePlace(cursor string) (*history.Place, error) {
-	if cursor == "" {
-		return nil, nil
-	}
-	ns, author, ok := strings.Cut(cursor, ":")
-	t, err := strconv.ParseUint(ns, 10, 64)
-	if !ok || err != nil {
-		return nil, api.Errorf(api.CodeInvalid, "pass on what the page before gave as next", "cursor %q is not valid", cursor)
-	}
-	return &history.Place{Time: t, Author: author}, nil
 }

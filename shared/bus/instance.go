@@ -50,8 +50,8 @@ type Config struct {
 	// Interest tells whether somebody listens on a subject; nil publishes
 	// always, which an external server needs.
 	Interest func(subject string) bool
-	// History reads the logs of this instance.
-	History func() []history.Source
+	// History returns the history of this instance, nil until it is open.
+	History func() *history.Archive
 	// Status fills in what q.status tells.
 	Status func(*api.Status)
 	// OnMerge is called, with the instance locked, for each point that became

@@ -48,7 +48,7 @@ func (b *Instance) Serve(ctx context.Context) error {
 		}
 	}()
 	for _, s := range []string{
-		subject.Write, subject.Write + ".>", subject.WriteJSON, subject.WriteJSON + ".>", subject.Query + ".>",
+		subject.Write, subject.Write + ".>", subject.WriteJSON, subject.WriteJSON + ".>", subject.Query + ".>", subject.ImportAny,
 	} {
 		sub, err := b.cfg.Conn.ChanSubscribe(s, msgs)
 		if err != nil {
@@ -63,12 +63,16 @@ func (b *Instance) Serve(ctx context.Context) error {
 	askStatus := b.answerer(ctx, 1) // people look when questions take long
 	defer ask.group.Wait()
 	defer askStatus.group.Wait()
+	imports := b.answerer(ctx, 1)
+	defer imports.group.Wait()
 	handle := func(m *nats.Msg) {
 		switch {
 		case !isQuestion(m):
 			b.handleWrite(m)
 		case m.Subject == subject.Instance(verbStatus):
 			askStatus.put(m)
+		case isImport(m):
+			imports.put(m)
 		default:
 			ask.put(m)
 		}
@@ -133,12 +137,19 @@ func (a *answerer) put(m *nats.Msg) {
 // verbStatus is the question about the instance itself.
 const verbStatus = "status"
 
-func isQuestion(m *nats.Msg) bool { return strings.HasPrefix(m.Subject, subject.Query+".") }
+func isQuestion(m *nats.Msg) bool {
+	return strings.HasPrefix(m.Subject, subject.Query+".") || isImport(m)
+}
+
+func isImport(m *nats.Msg) bool {
+	_, ok := subject.ParseImport(m.Subject)
+	return ok
+}
 
 // holds tells whether a message has to wait until there is a log: writes, and
 // questions whose answer the logs might change.
 func (b *Instance) holds(m *nats.Msg) bool {
-	return !isQuestion(m) || !b.cfg.Complete && m.Subject != subject.Instance(verbStatus)
+	return !isQuestion(m) || isImport(m) || !b.cfg.Complete && m.Subject != subject.Instance(verbStatus)
 }
 
 func (b *Instance) reply(m *nats.Msg, data []byte) {
@@ -237,10 +248,14 @@ func (b *Instance) parseWrite(m *nats.Msg) ([]point.Point, error) {
 	return b.groupFromJSON(m.Data)
 }
 
-// reads of questions.
+// rawReply is an answer that is no JSON.
+type rawReply []byte
 
 func (b *Instance) answer(ctx context.Context, m *nats.Msg) []byte {
 	result, err := b.ask(ctx, m)
+	if raw, ok := result.(rawReply); ok && err == nil {
+		return raw
+	}
 	if err != nil && api.CodeOf(err) == api.CodeInternal {
 		b.cfg.Logger.Error().Err(err).Str("subject", m.Subject).Msg("question failed")
 	}
@@ -248,6 +263,9 @@ func (b *Instance) answer(ctx context.Context, m *nats.Msg) []byte {
 }
 
 func (b *Instance) ask(ctx context.Context, m *nats.Msg) (any, error) {
+	if node, ok := subject.ParseImport(m.Subject); ok {
+		return b.importAt(ctx, node, m.Data)
+	}
 	node, verb, ok := strings.Cut(strings.TrimPrefix(m.Subject, subject.Query+"."), ".")
 	if !ok {
 		if node != verbStatus {

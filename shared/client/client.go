@@ -146,16 +146,25 @@ func (c *Client) request(ctx context.Context, subj string, body []byte, result a
 
 // exchange sends a request and reads its reply into result, which may be nil.
 func (c *Client) exchange(ctx context.Context, m *nats.Msg, result any) error {
-	if err := c.checkSize(m); err != nil {
+	reply, err := c.send(ctx, m)
+	if err != nil {
 		return err
+	}
+	return api.Decode(reply, result)
+}
+
+// send sends a request and returns its reply.
+func (c *Client) send(ctx context.Context, m *nats.Msg) ([]byte, error) {
+	if err := c.checkSize(m); err != nil {
+		return nil, err
 	}
 	ctx, cancel := context.WithTimeout(ctx, requestWait)
 	defer cancel()
 	reply, err := c.nc.RequestMsgWithContext(ctx, m)
 	if err != nil {
-		return c.failed(m.Subject, err)
+		return nil, c.failed(m.Subject, err)
 	}
-	return api.Decode(reply.Data, result)
+	return reply.Data, nil
 }
 
 // checkSize refuses what the server would cut the connection for.
@@ -277,21 +286,6 @@ func (c *Client) Get(ctx context.Context, node string) (*api.Node, error) {
 		return nil, api.Errorf(api.CodeInternal, "see the log of the instance", "asked for one node, got %d", len(nodes))
 	}
 	return &nodes[0], nil
-}
-
-// History calls visit with each page of what req asks for, in time order.
-// Gaps are the same on every page.
-func (c *Client) History(ctx context.Context, node string, req api.HistoryRequest, visit func(*api.HistoryReply) error) error {
-	for {
-		var r api.HistoryReply
-		if err := c.askNode(ctx, node, "history", req, &r); err != nil {
-			return err
-		}
-		if err := visit(&r); err != nil || r.Next == "" {
-			return err
-		}
-		req.Cursor = r.Next
-	}
 }
 
 // askNode asks q.<node>.<verb>. An id is checked first: a wrong one could

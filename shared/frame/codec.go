@@ -230,7 +230,8 @@ func (f *Frame) encode(m *model, flags byte, before *past) []byte {
 	head := *f
 	m.header(c, &head, before, len(f.Aside) > 0)
 	if len(f.Entries) > 0 {
-		m.params(c, f.Entries)
+		unit := unitOf(f.Entries)
+		m.params(c, unit, m.periodOf(f.Entries, unit))
 	}
 	for i := range f.Entries {
 		e := f.Entries[i]
@@ -294,7 +295,7 @@ func decode(b []byte, author string, m *model, before *past) (*Frame, error) {
 		return nil, err
 	}
 	if n > 0 {
-		m.params(c, nil)
+		m.params(c, 0, 0)
 		f.Entries = make([]Entry, 0, min(n, 64+8*len(b)))
 	}
 	for range n {
@@ -415,12 +416,7 @@ func (m *model) aside(c *coder, f *Frame, points uint64) int {
 }
 
 // params codes the unit and the period of the times of a frame.
-func (m *model) params(c *coder, entries []Entry) {
-	unit, period := m.unit, m.period
-	if !c.decoding {
-		unit = unitOf(entries)
-		period = m.periodOf(entries, unit)
-	}
+func (m *model) params(c *coder, unit, period uint64) {
 	if c.flag(&m.p.params, unit == m.unit && period == m.period) {
 		if m.unit == 0 {
 			c.fail()
@@ -457,9 +453,16 @@ func digits(unit uint64) (n int) {
 func unitOf(entries []Entry) uint64 {
 	unit := uint64(maxUnit)
 	for i := range entries {
-		for entries[i].Time%unit != 0 {
-			unit /= 10
-		}
+		unit = dividing(unit, entries[i].Time)
+	}
+	return unit
+}
+
+// dividing returns the largest power of ten up to unit that a time is a
+// multiple of.
+func dividing(unit, time uint64) uint64 {
+	for time%unit != 0 {
+		unit /= 10
 	}
 	return unit
 }
@@ -474,13 +477,19 @@ func (m *model) periodOf(entries []Entry, unit uint64) uint64 {
 			times = t
 		}
 	}
+	return period(times, m.period, unit)
+}
+
+// period guesses at which period a series was sampled at these times, when
+// the last guess was another; 0 for none.
+func period(times []uint64, last, unit uint64) uint64 {
 	if len(times) < 2 {
-		return m.period
+		return last
 	}
 	span := times[len(times)-1] - times[0]
 	mean := (span/uint64(len(times)-1) + unit/2) / unit * unit
 	best, least := uint64(0), cost(times, 0, unit)
-	for _, p := range []uint64{m.period, mean, round(mean, 100), round(mean, 10)} {
+	for _, p := range []uint64{last, mean, round(mean, 100), round(mean, 10)} {
 		if p == 0 || p%unit != 0 || p > maxPeriod {
 			continue
 		}

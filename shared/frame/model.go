@@ -159,8 +159,14 @@ func (m *model) entry(c *coder, e *Entry, placed bool) {
 	}
 	e.More = c.flag(&m.p.more, e.More)
 	m.when(c, e, t)
-	m.what(c, e, t)
-	m.value(c, e, t)
+	k := m.what(c, kind{e.DataType, e.Tombstone, e.Origin, numberLength(e.DataType, len(e.Data))}, t)
+	w, data := m.value(c, word(e.Data), e.Data, t)
+	if c.decoding {
+		e.DataType, e.Tombstone, e.Origin, e.Data = k.dataType, k.tombstone, k.origin, data
+		if k.length > 0 {
+			e.Data = m.bytesOf(w, k.length)
+		}
+	}
 	if placed {
 		m.place(c, e)
 	}
@@ -245,17 +251,8 @@ func (m *model) when(c *coder, e *Entry, t *track) {
 		}
 	case !t.seen:
 		e.Time = m.distance(c, e.Time, m.time, &m.spread)
-	case m.period > 0:
-		steps := t.steps(e.Time, m.period)
-		if c.flag(&m.p.step[min(1, t.count/2)], steps == t.step) {
-			steps = t.step
-		} else {
-			steps = t.step + m.p.gap.signed(c, steps-t.step, 2)
-		}
-		t.step = steps
-		e.Time = m.distance(c, e.Time, t.even+uint64(steps)*m.period, &t.late)
 	default:
-		e.Time = m.distance(c, e.Time, t.time+uint64(t.step), &t.late)
+		e.Time = m.due(c, e.Time, t)
 	}
 	if m.period == 0 && t.seen {
 		t.step = int64(e.Time - t.time)
@@ -263,6 +260,21 @@ func (m *model) when(c *coder, e *Entry, t *track) {
 	t.arrived(e.Time, m.period)
 	t.shared = t.shared<<1 | m.shared
 	m.time = e.Time
+}
+
+// due codes a time by how far it is from when its series was due.
+func (m *model) due(c *coder, time uint64, t *track) uint64 {
+	if m.period == 0 {
+		return m.distance(c, time, t.time+uint64(t.step), &t.late)
+	}
+	steps := t.steps(time, m.period)
+	if c.flag(&m.p.step[min(1, t.count/2)], steps == t.step) {
+		steps = t.step
+	} else {
+		steps = t.step + m.p.gap.signed(c, steps-t.step, 2)
+	}
+	t.step = steps
+	return m.distance(c, time, t.even+uint64(steps)*m.period, &t.late)
 }
 
 // distance codes a time by its distance from a guess, in units.
@@ -302,9 +314,8 @@ func (t *track) arrived(time, period uint64) {
 	t.time = time
 }
 
-// what codes the kind of an entry.
-func (m *model) what(c *coder, e *Entry, t *track) {
-	k := kind{e.DataType, e.Tombstone, e.Origin, numberLength(e.DataType, len(e.Data))}
+// what codes the kind of a value.
+func (m *model) what(c *coder, k kind, t *track) kind {
 	like, seen := t.kind, 1
 	if !t.seen {
 		if seen = 0; m.last != nil {
@@ -317,7 +328,7 @@ func (m *model) what(c *coder, e *Entry, t *track) {
 		m.newKind(c, &k)
 	}
 	t.kind = k
-	e.DataType, e.Tombstone, e.Origin = k.dataType, k.tombstone, k.origin
+	return k
 }
 
 func (m *model) newKind(c *coder, k *kind) {

@@ -46,38 +46,28 @@ func numberLength(t point.DataType, length int) int {
 	return 0
 }
 
-// value codes the data of an entry.
-func (m *model) value(c *coder, e *Entry, t *track) {
+// value codes a value: the bits of a number, or the data of what is none.
+func (m *model) value(c *coder, bits uint64, data []byte, t *track) (uint64, []byte) {
 	if t.seen {
-		still := &m.p.still[t.still&7]
-		if c.flag(still, !c.decoding && t.holds(e.Data)) {
-			t.still = t.still<<1 | 1
-			switch {
-			case t.length == 0:
-				e.Data = t.text
+		if c.flag(&m.p.still[t.still&7], !c.decoding && t.holds(bits, data)) {
+			if t.still = t.still<<1 | 1; t.length == 0 {
 				m.unpacked(c, len(t.text))
-			case c.decoding:
-				e.Data = m.bytesOf(t.bits, t.length)
 			}
-			return
+			return t.bits, t.text
 		}
 		t.still <<= 1
 	}
 	if t.length == 0 {
-		e.Data = m.blob(c, e.Data, t)
-		return
+		return 0, m.blob(c, data, t)
 	}
-	v := word(e.Data)
-	t.bits = m.number(c, v, t)
-	if c.decoding {
-		e.Data = m.bytesOf(t.bits, t.length)
-	}
+	t.bits = m.number(c, bits, t)
+	return t.bits, nil
 }
 
-// holds tells whether the last value of the series was data.
-func (t *track) holds(data []byte) bool {
+// holds tells whether the last value of the series was this one.
+func (t *track) holds(bits uint64, data []byte) bool {
 	if t.length > 0 {
-		return t.bits == word(data)
+		return t.bits == bits
 	}
 	return t.text != nil && bytes.Equal(t.text, data)
 }

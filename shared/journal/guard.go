@@ -42,11 +42,20 @@ type guarded struct {
 	silent atomic.Int32 // appends without an answer since the last one that had it
 }
 
+// Room tells whether something may be written to the disk.
+func (g *Guard) Room() error {
+	free, reserve := g.Free()
+	if free >= reserve {
+		return nil
+	}
+	g.Full()
+	return fmt.Errorf("%d MB left on the disk, of which the last %d MB are kept free: %w", free>>20, reserve>>20, ErrDiskFull)
+}
+
 // Append implements Store.
 func (s *guarded) Append(ctx context.Context, data []byte, last uint64) (uint64, error) {
-	if free, reserve := s.guard.Free(); free < reserve {
-		s.guard.Full()
-		return 0, fmt.Errorf("%d MB left on the disk, of which the last %d MB are kept free: %w", free>>20, reserve>>20, ErrDiskFull)
+	if err := s.guard.Room(); err != nil {
+		return 0, err
 	}
 	began := time.Now()
 	seq, err := s.Store.Append(ctx, data, last)

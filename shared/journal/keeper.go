@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"maps"
+	"math"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -18,12 +19,12 @@ import (
 type Span struct {
 	Stream string `json:"stream"`
 	Below  uint64 `json:"below"`            // stream sequence: what stood before it is gone
-	Points uint64 `json:"points"`           // how many
+	Points uint64 `json:"points"`           // how many that are in no chunk: history has lost them
 	Unsent uint64 `json:"unsent,omitempty"` // of them: those that nobody else has; maybe fewer until the other end was heard
-	From   uint64 `json:"from"`             // oldest time of one, ns
+	From   uint64 `json:"from"`             // oldest time of one of Points, ns
 	To     uint64 `json:"to"`               // newest
 
-	End  frame.Cursor `json:"end"`  // place of the last of them
+	End  frame.Cursor `json:"end"`  // place of the last point that is gone
 	Told uint64       `json:"told"` // of Unsent: those that the reader of the log was told of, as gaps
 	Gap  uint64       `json:"gap"`  // of Told: the last gap
 	At   frame.Cursor `json:"at"`   // the place before that gap
@@ -41,6 +42,8 @@ type Shelf struct {
 	Single bool
 	// Spare tells that what is acked is no history here: it goes before all else.
 	Spare bool
+	// Chunked returns up to which message history needs no frame; nil for none.
+	Chunked func() uint64
 	// Safe returns up to which message state and views need no frame, once a
 	// snapshot of now has been saved.
 	Safe func() uint64
@@ -54,17 +57,33 @@ type KeeperConfig struct {
 	Shelves []Shelf
 	Max     uint64 // bytes of all shelves together; 0 for no limit
 	// Free returns the bytes left on the disk, and how many must be left.
-	Free  func() (free, reserve uint64)
+	Free func() (free, reserve uint64)
+	// Now returns hub time, ns.
+	Now   func() uint64
 	Spans map[string]Span // by subject, from the snapshot
 	// Save writes a snapshot that holds Keeper.Planned.
 	Save func() error
 	Log  zerolog.Logger
 }
 
-// Keeper removes the oldest frames of logs when they take more than they may:
-// first what others hold as well, and what nobody else has only when that is
-// not enough for Max. It never removes what the older of two snapshots does
-// not cover, nor the last frame of a log, which is the writer's cursor.
+// History is what a keeper needs of the chunks.
+type History interface {
+	// Flush makes chunks of all frames that there are.
+	Flush(ctx context.Context) error
+	// Bytes returns what the chunks take.
+	Bytes(ctx context.Context) (uint64, error)
+	// Remove removes the oldest chunks, bytes or as much as may go, and all that
+	// is older than a time in ns; it returns how many bytes.
+	Remove(ctx context.Context, bytes, before uint64) (uint64, error)
+}
+
+// Keeper removes the oldest frames of logs. Those that are in chunks and that
+// others hold as well go after a day: until then they serve a reader that was
+// restored from a backup. When all takes more than it may, they go earlier,
+// then the oldest chunks, then frames that are in no chunk, and those that
+// nobody else has only when that is not enough for Max. It never removes what
+// the older of two snapshots does not cover, nor the last frame of a log, which
+// is the writer's cursor.
 type Keeper struct {
 	cfg  KeeperConfig
 	kick chan struct{} // capacity 1: the disk is full, or the logs have grown
@@ -73,8 +92,10 @@ type Keeper struct {
 
 	mu      sync.Mutex
 	spans   map[string]Span
-	planned *plan // what they will be; nil when nothing is planned
-	untold  bool  // no snapshot tells of spans yet; Run and Tidy only
+	planned *plan     // what they will be; nil when nothing is planned
+	untold  bool      // no snapshot tells of spans yet; Run and Tidy only
+	retired time.Time // when frames last went for their age; Tidy only
+	history History   // nil for none
 }
 
 const (
@@ -86,6 +107,19 @@ const (
 	blockBytes = 8 << 20
 	// messageBytes is about what a message takes besides its data.
 	messageBytes = 60
+	// frameAge is how long frames stay that are in chunks and held by others, ns.
+	frameAge = uint64(24 * time.Hour)
+	// retireEvery is how often those that are older go.
+	retireEvery = time.Hour
+)
+
+// cost is what the removal of a frame costs. The cheaper goes first.
+type cost int
+
+const (
+	nothing cost = iota // chunks and others have it
+	history             // chunks do not
+	unsent              // nobody else has it
 )
 
 // NewKeeper returns a keeper that is not running.
@@ -96,6 +130,10 @@ func NewKeeper(cfg KeeperConfig) *Keeper {
 	}
 	return k
 }
+
+// Attach gives the keeper the chunks, whose bytes count for Max. It is called
+// before Run.
+func (k *Keeper) Attach(h History) { k.history = h }
 
 // Kick has the keeper look at once.
 func (k *Keeper) Kick() {
@@ -199,8 +237,16 @@ func (k *Keeper) Tidy(ctx context.Context) error {
 		k.untold = k.cfg.Save() != nil
 	}
 	need, must, err := k.excess(ctx)
-	if need == 0 || err != nil {
+	if err != nil {
 		return err
+	}
+	if need == 0 {
+		return k.retire(ctx)
+	}
+	if k.history != nil { // so that what goes is in chunks
+		if err := k.history.Flush(ctx); err != nil {
+			k.cfg.Log.Warn().Err(err).Msg("no chunks before a removal")
+		}
 	}
 	plan, err := k.plan(ctx, func(s *Shelf) uint64 { return s.Safe() }, need, must)
 	if plan == nil || err != nil {
@@ -217,6 +263,22 @@ func (k *Keeper) Tidy(ctx context.Context) error {
 		k.untold = true
 	}
 	k.decide(plan)
+	return k.remove(ctx)
+}
+
+// retire removes frames that are in chunks, held by others and a day old, and
+// that the snapshots which there are do without.
+func (k *Keeper) retire(ctx context.Context) error {
+	if k.history == nil || time.Since(k.retired) < retireEvery {
+		return nil
+	}
+	k.retired = time.Now()
+	now := k.cfg.Now()
+	p := k.newPlan(func(s *Shelf) uint64 { return s.Saved() })
+	if err := p.pass(ctx, nothing, math.MaxUint64, now-min(now, frameAge)); err != nil || !p.any {
+		return err
+	}
+	k.decide(p)
 	return k.remove(ctx)
 }
 
@@ -241,7 +303,17 @@ func (k *Keeper) setPlanned(p *plan) {
 
 // plan is what the spans become from what they were.
 type plan struct {
+	*Keeper
+	safe          func(*Shelf) uint64
 	before, spans map[string]Span
+	freed         uint64
+	any           bool // something goes
+	needed        bool // something could go a little later
+}
+
+func (k *Keeper) newPlan(safe func(*Shelf) uint64) *plan {
+	before := k.Spans()
+	return &plan{Keeper: k, safe: safe, before: before, spans: maps.Clone(before)}
 }
 
 // on returns the spans of a plan with what was heard of readers since it was
@@ -263,8 +335,8 @@ func (k *Keeper) decide(p *plan) {
 	defer k.mu.Unlock()
 	spans := p.on(k.spans)
 	for subject, s := range spans {
-		if old := k.spans[subject]; s.Points > old.Points {
-			k.cfg.Log.Info().Str("log", subject).Uint64("points", s.Points-old.Points).Uint64("nobody_else_has", s.Unsent-old.Unsent).Msg("oldest frames are removed")
+		if old := k.spans[subject]; s.Below > old.Below {
+			k.cfg.Log.Info().Str("log", subject).Uint64("in_no_chunk", s.Points-old.Points).Uint64("nobody_else_has", s.Unsent-old.Unsent).Msg("oldest frames are removed")
 		}
 	}
 	k.spans = spans
@@ -288,6 +360,13 @@ func (k *Keeper) excess(ctx context.Context) (need, must uint64, err error) {
 		}
 		used += n
 	}
+	if k.history != nil {
+		n, err := k.history.Bytes(ctx)
+		if err != nil {
+			return 0, 0, err
+		}
+		used += n
+	}
 	if used <= k.cfg.Max {
 		return need, 0, nil
 	}
@@ -296,60 +375,85 @@ func (k *Keeper) excess(ctx context.Context) (need, must uint64, err error) {
 }
 
 // plan returns what the spans are when enough has gone, the oldest first; nil
-// if nothing can go. safe tells up to where a shelf is not needed. What nobody
-// else has goes only where nothing else could go a little later.
+// if nothing can go. safe tells up to where a shelf is not needed. Chunks go at
+// once. What nobody else has goes only where nothing else could go a little
+// later.
 func (k *Keeper) plan(ctx context.Context, safe func(*Shelf) uint64, need, must uint64) (*plan, error) {
-	before, freed, planned, needed := k.Spans(), uint64(0), false, false
-	spans := maps.Clone(before)
-	for _, unsent := range []bool{false, true} {
-		goal := need
-		if unsent {
-			goal = must
+	p := k.newPlan(safe)
+	if err := p.pass(ctx, nothing, need, math.MaxUint64); err != nil {
+		return nil, err
+	}
+	if k.history != nil && p.freed < need {
+		n, err := k.history.Remove(ctx, need-p.freed, 0)
+		if err != nil {
+			return nil, err
 		}
-		if freed >= goal || needed {
-			break
-		}
-		var list []*walk
-		for i := range k.cfg.Shelves {
-			s := &k.cfg.Shelves[i]
-			w := &walk{Shelf: s, safe: safe(s), spans: spans, unsent: unsent, last: map[string]uint64{}, passed: map[string]bool{}}
-			if err := w.advance(ctx); err != nil {
-				return nil, err
-			}
-			list = append(list, w)
-		}
-		for freed < goal {
-			w := oldest(list)
-			if w == nil {
-				break
-			}
-			planned = true
-			freed += uint64(len(w.msg.Data)) + messageBytes
-			w.take()
-			if err := w.advance(ctx); err != nil {
-				return nil, err
-			}
-		}
-		for _, w := range list {
-			needed = needed || w.needed
+		if p.freed += n; n > 0 {
+			k.cfg.Log.Info().Uint64("bytes", n).Msg("oldest history is removed")
 		}
 	}
-	if freed < must {
-		k.cfg.Log.Warn().Uint64("bytes", must-freed).Bool("later", needed).Msg("store.max is exceeded: what is left cannot go, or not yet")
+	if err := p.pass(ctx, history, need, math.MaxUint64); err != nil {
+		return nil, err
 	}
-	if !planned {
+	if !p.needed {
+		if err := p.pass(ctx, unsent, must, math.MaxUint64); err != nil {
+			return nil, err
+		}
+	}
+	if p.freed < must {
+		k.cfg.Log.Warn().Uint64("bytes", must-p.freed).Bool("later", p.needed).Msg("store.max is exceeded: what is left cannot go, or not yet")
+	}
+	if !p.any {
 		return nil, nil
 	}
-	return &plan{before, spans}, nil
+	return p, nil
+}
+
+// pass plans the removal of frames from before a time that cost so much or
+// less, until the plan frees as much as goal.
+func (p *plan) pass(ctx context.Context, most cost, goal, before uint64) error {
+	if p.freed >= goal {
+		return nil
+	}
+	var list []*walk
+	for i := range p.cfg.Shelves {
+		s := &p.cfg.Shelves[i]
+		w := &walk{Shelf: s, safe: p.safe(s), spans: p.spans, most: most, before: before, last: map[string]uint64{}, passed: map[string]bool{}}
+		if s.Chunked != nil {
+			w.chunked = s.Chunked()
+		}
+		if err := w.advance(ctx); err != nil {
+			return err
+		}
+		list = append(list, w)
+	}
+	for p.freed < goal {
+		w := oldest(list)
+		if w == nil {
+			break
+		}
+		p.any = true
+		p.freed += uint64(len(w.msg.Data)) + messageBytes
+		w.take()
+		if err := w.advance(ctx); err != nil {
+			return err
+		}
+	}
+	for _, w := range list {
+		p.needed = p.needed || w.needed
+	}
+	return nil
 }
 
 // walk goes over the frames of a shelf that may go, the oldest first.
 type walk struct {
 	*Shelf
-	safe   uint64
-	spans  map[string]Span
-	unsent bool // what nobody else has may go as well
-	needed bool // it ended before a frame that others hold and state or a view still needs
+	safe    uint64
+	chunked uint64
+	spans   map[string]Span
+	most    cost   // what may go
+	before  uint64 // ns: only frames from before
+	needed  bool   // it ended before a frame that others hold and state or a view still needs
 
 	msg    Message // the next one that may go
 	frame  *frame.Frame
@@ -362,15 +466,15 @@ type walk struct {
 func oldest(list []*walk) *walk {
 	var first *walk
 	for _, w := range list {
-		if w.frame != nil && (first == nil || w.before(first)) {
+		if w.frame != nil && (first == nil || w.earlier(first)) {
 			first = w
 		}
 	}
 	return first
 }
 
-// before tells whether the next frame of w goes before that of v.
-func (w *walk) before(v *walk) bool {
+// earlier tells whether the next frame of w goes before that of v.
+func (w *walk) earlier(v *walk) bool {
 	if spare := w.Spare && w.acked; spare != (v.Spare && v.acked) {
 		return spare
 	}
@@ -408,13 +512,15 @@ func (w *walk) advance(ctx context.Context) error {
 			f = &frame.Frame{First: 1}
 		}
 		w.acked = err != nil || w.held(m.Subject, f)
-		if m.Seq == w.last[m.Subject] || !w.acked && (!w.unsent || w.Spare) {
+		if m.Seq == w.last[m.Subject] || w.cost() > w.most || !w.acked && w.Spare {
 			if w.passed[m.Subject] = true; w.Single {
 				return nil // all behind it stays
 			}
 			continue
 		}
-		w.frame = f
+		if f.Now < w.before {
+			w.frame = f
+		}
 		return nil
 	}
 }
@@ -424,23 +530,38 @@ func (s *Shelf) held(subject string, f *frame.Frame) bool {
 	return s.Acked == nil || !s.Acked(subject).Less(f.End().Cursor)
 }
 
+// cost returns what the removal of the message costs.
+func (w *walk) cost() cost {
+	switch {
+	case !w.acked:
+		return unsent
+	case w.Spare || w.msg.Seq <= w.chunked:
+		return nothing
+	}
+	return history
+}
+
 // take puts the frame into the span of its log.
 func (w *walk) take() {
-	s, known := w.spans[w.msg.Subject]
+	s := w.spans[w.msg.Subject]
 	s.Stream, s.Below = w.Name, w.msg.Seq+1
 	if end := w.frame.End().Cursor; s.End.Less(end) {
 		s.End = end
 	}
 	n := w.frame.Points() + w.frame.Gap()
-	if s.Points += n; !w.acked {
+	if !w.acked {
 		s.Unsent += n
 	}
-	for i := range w.frame.Entries {
-		t := w.frame.Entries[i].Time
-		if !known {
-			s.From, known = t, true
+	if !w.Spare && w.msg.Seq > w.chunked {
+		known := s.Points > 0
+		s.Points += n
+		for i := range w.frame.Entries {
+			t := w.frame.Entries[i].Time
+			if !known {
+				s.From, known = t, true
+			}
+			s.From, s.To = min(s.From, t), max(s.To, t)
 		}
-		s.From, s.To = min(s.From, t), max(s.To, t)
 	}
 	w.spans[w.msg.Subject] = s
 }

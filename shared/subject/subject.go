@@ -32,6 +32,16 @@ func UpAll(ancestor string) string { return Live + "." + ancestor + ".>" }
 // Ask returns the subject of a query about a node: q.<node>.<verb>.
 func Ask(node, verb string) string { return Query + "." + node + "." + verb }
 
+// Import returns the subject on which an instance takes points of a node and
+// those below it into its history.
+func Import(node string) string { return "import." + node }
+
+// ImportAny is the subscription for all imports.
+const ImportAny = "import.*"
+
+// ParseImport returns the node of a subject of Import.
+func ParseImport(s string) (node string, ok bool) { return strings.CutPrefix(s, "import.") }
+
 // Fleet returns the subject of a request about gateways, which only the
 // hub's own trusted programs may send.
 func Fleet(verb string) string { return "fleet." + verb }
@@ -186,3 +196,50 @@ const ShardStored = Write + ".>"
 
 // BucketFleet is the key-value bucket of the gateways.
 const BucketFleet = "fleet"
+
+// StreamHistory is the stream of chunks.
+const StreamHistory = "HISTORY"
+
+// HistoryAll is what the stream of chunks listens on.
+const HistoryAll = "hist.>"
+
+// HistoryLevel tells the chunks of points from those of their summaries.
+type HistoryLevel byte
+
+// The levels of history.
+const (
+	HistoryPoints    HistoryLevel = 'p'
+	HistorySummaries HistoryLevel = 's'
+)
+
+// HistoryChunk returns the subject of the chunk of a group that begins at a
+// time in ns.
+func HistoryChunk(level HistoryLevel, group int, start uint64) string {
+	return "hist." + string(level) + "." + strconv.Itoa(group) + "." + strconv.FormatUint(start, 10)
+}
+
+// HistoryChain returns the subjects of all chunks of a group.
+func HistoryChain(level HistoryLevel, group int) string {
+	return "hist." + string(level) + "." + strconv.Itoa(group) + ".*"
+}
+
+// HistoryNames returns the subject of a page of the names of columns.
+func HistoryNames(page int) string { return "hist.names." + strconv.Itoa(page) }
+
+// HistoryNamesAll returns the subjects of all these pages.
+const HistoryNamesAll = "hist.names.*"
+
+// HistoryDone is the subject of how far logs have been made chunks.
+const HistoryDone = "hist.done"
+
+// HistoryGaps returns the subject of the gaps of the logs of an author.
+func HistoryGaps(author string) string { return "hist.gaps." + author }
+
+// HistoryGapsAll returns the subjects of all gaps.
+const HistoryGapsAll = "hist.gaps.*"
+
+// HistoryRemoved returns the subject of what was removed of a group.
+func HistoryRemoved(group int) string { return "hist.removed." + strconv.Itoa(group) }
+
+// HistoryRemovedAll returns the subjects of all that was removed.
+const HistoryRemovedAll = "hist.removed.*"

@@ -37,9 +37,10 @@ const (
 )
 
 const (
-	// maxPayload is the limit in the hub's JWT: above it one message would
-	// close the leaf and lose what is behind it.
-	maxPayload = 256 << 10
+	// maxPayload is the largest message of a program, and of a chunk: eight
+	// values of 64 KB may be of the same time. What goes to the hub is a quarter
+	// of it, the limit in the hub's JWT; above that a message would close the leaf.
+	maxPayload = 1 << 20
 	// reconnect is how soon the server asks the carrier for a new connection;
 	// when there is one the carrier decides.
 	reconnect = 20 * time.Millisecond

@@ -44,11 +44,11 @@ func Start(t testing.TB) *Instance {
 	if err := running.Write(i.Dir); err != nil {
 		t.Fatal(err)
 	}
-	log, source := openLog(t, i.Conn)
+	log, archive := openLog(t, i.Conn)
 	b := bus.New(bus.Config{
 		Author: state.Hub, Root: i.Root, RootType: point.NodeRoot, State: state.New(),
 		Log: log, Clock: &bus.Clock{}, Conn: i.Conn,
-		History: func() []history.Source { return []history.Source{source} },
+		History: func() *history.Archive { return archive },
 	})
 	run(t, log.Run)
 	run(t, b.Serve)
@@ -90,7 +90,7 @@ func connect(t testing.TB, ns *server.Server) *nats.Conn {
 	return nc
 }
 
-func openLog(t testing.TB, nc *nats.Conn) (*journal.Log, history.Source) {
+func openLog(t testing.TB, nc *nats.Conn) (*journal.Log, *history.Archive) {
 	t.Helper()
 	js, err := jetstream.New(nc)
 	if err != nil {
@@ -106,7 +106,18 @@ func openLog(t testing.TB, nc *nats.Conn) (*journal.Log, history.Source) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	return log, history.Source{Store: store, Author: func(string) string { return state.Hub }}
+	chunks, err := journal.Ensure(t.Context(), js, history.Stream())
+	if err != nil {
+		t.Fatal(err)
+	}
+	archive, err := history.Open(t.Context(), history.Config{
+		JetStream: js, Stream: chunks, Tail: 1 << 16,
+		Sources: []history.Source{{Name: subject.StreamHub, Store: store, Author: func(string) string { return state.Hub }}},
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return log, archive
 }
 
 // run runs f until the test ends, in the reverse order of the calls.

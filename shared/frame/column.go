@@ -1,0 +1,234 @@
+package frame
+
+import (
+	"encoding/binary"
+	"fmt"
+	"hash/crc32"
+	"slices"
+
+	"github.com/sapflow/sapflow/shared/point"
+)
+
+// Column is points of one series and one author in the order of their times,
+// no two of the same: what history keeps and sends. A million of them take 16
+// MB in memory. The zero Column is empty.
+type Column struct {
+	Times []uint64 // ns
+
+	words []uint64 // the bits of a number; of another value its place in texts
+	texts [][]byte
+	kinds []kind          // those that occur, in the order of their first use
+	of    []uint32        // the kind of each point; nil if all have the first
+	index map[kind]uint32 // places of kinds, once there are several
+}
+
+// Len returns the number of points.
+func (c *Column) Len() int { return len(c.Times) }
+
+// kind returns what the value of point i is.
+func (c *Column) kind(i int) *kind {
+	if c.of == nil {
+		return &c.kinds[0]
+	}
+	return &c.kinds[c.of[i]]
+}
+
+// Point returns point i but for its series. The data are its own, or shared
+// with the column where they are no number.
+func (c *Column) Point(i int) point.Point {
+	k := c.kind(i)
+	if k.length > 0 {
+		return k.point(c.Times[i], c.words[i])
+	}
+	return point.Point{Time: c.Times[i], DataType: k.dataType, Tombstone: k.tombstone, Origin: k.origin, Data: c.texts[c.words[i]]}
+}
+
+// Number returns the value of point i as a number; false if it is none, or
+// the point is a removal.
+func (c *Column) Number(i int) (float64, bool) {
+	k := c.kind(i)
+	if k.length == 0 || k.tombstone&1 == 1 {
+		return 0, false
+	}
+	return k.number(c.words[i]), true
+}
+
+// Removed tells whether point i says that the value is no more.
+func (c *Column) Removed(i int) bool { return c.kind(i).tombstone&1 == 1 }
+
+// Append adds a point, whose time must be above all others, and takes its
+// data.
+func (c *Column) Append(p *point.Point) {
+	c.append(p.Time, kind{p.DataType, p.Tombstone, p.Origin, numberLength(p.DataType, len(p.Data))}, word(p.Data), p.Data)
+}
+
+func (c *Column) append(time uint64, k kind, bits uint64, data []byte) {
+	if c.setKind(k); k.length == 0 {
+		bits = uint64(len(c.texts))
+		c.texts = append(c.texts, data)
+	}
+	c.Times, c.words = append(c.Times, time), append(c.words, bits)
+}
+
+// AppendFrom adds points from to to of another column, which come after all
+// others.
+func (c *Column) AppendFrom(d *Column, from, to int) {
+	if len(d.kinds) == 1 && d.kinds[0].length > 0 && c.of == nil && (len(c.kinds) == 0 || c.kinds[0] == d.kinds[0]) {
+		if from < to {
+			c.kinds = d.kinds
+		}
+		c.Times = append(c.Times, d.Times[from:to]...)
+		c.words = append(c.words, d.words[from:to]...)
+		return
+	}
+	for i := from; i < to; i++ {
+		k, bits := d.kind(i), d.words[i]
+		var data []byte
+		if k.length == 0 {
+			data = d.texts[bits]
+		}
+		c.append(d.Times[i], *k, bits, data)
+	}
+}
+
+// setKind notes the kind of the point that is added next.
+func (c *Column) setKind(k kind) {
+	last := len(c.Times) - 1
+	if last >= 0 && *c.kind(last) == k {
+		if c.of != nil {
+			c.of = append(c.of, c.of[last])
+		}
+		return
+	}
+	if len(c.kinds) == 0 {
+		c.kinds = []kind{k}
+		return
+	}
+	if c.of == nil {
+		c.of = make([]uint32, len(c.Times), cap(c.Times)+1)
+		c.index = map[kind]uint32{c.kinds[0]: 0}
+	}
+	n, ok := c.index[k]
+	if !ok {
+		n = uint32(len(c.kinds))
+		c.index[k], c.kinds = n, append(c.kinds[:n:n], k)
+	}
+	c.of = append(c.of, n)
+}
+
+// ColumnVersion is the version of encoded columns that this program reads and
+// writes.
+const ColumnVersion = 1
+
+// MaxColumn bounds the points of an encoded column.
+const MaxColumn = 1 << 17
+
+// Encode returns the bytes of the points from to to, at most MaxColumn.
+func (c *Column) Encode(from, to int) []byte {
+	m := borrow()
+	defer giveBack(m)
+	k := encoder(append(make([]byte, 0, 64+3*(to-from)), ColumnVersion))
+	m.count(k, to-from)
+	if from < to {
+		m.timing(k, c.Times[from:to])
+	}
+	t := &track{odd: wayNone}
+	for i := from; i < to; i++ {
+		var data []byte
+		v := *c.kind(i)
+		if v.length == 0 {
+			data = c.texts[c.words[i]]
+		}
+		m.cell(k, c.Times[i], t)
+		m.what(k, v, t)
+		m.value(k, c.words[i], data, t)
+		t.seen = true
+	}
+	b := k.finish()
+	return binary.LittleEndian.AppendUint32(b, crc32.Checksum(b, castagnoli))
+}
+
+// Decode adds the points of an encoded column, which come after all others.
+// After an error the column is as before.
+func (c *Column) Decode(b []byte) error {
+	k, err := openColumn(b)
+	if err != nil {
+		return err
+	}
+	m := borrow()
+	defer giveBack(m)
+	points := m.count(k, 0)
+	if points > MaxColumn {
+		return fmt.Errorf("%w: column of %d points", ErrTooLarge, points)
+	}
+	if points > 0 {
+		m.timing(k, nil)
+	}
+	d := *c
+	if d.Times, d.words = slices.Grow(c.Times, points), slices.Grow(c.words, points); c.Len() == 0 {
+		d.kinds, d.texts, d.of, d.index = nil, nil, nil, nil
+	}
+	t := &track{odd: wayNone}
+	for range points {
+		last := t.time
+		time := m.cell(k, 0, t)
+		v := m.what(k, kind{}, t)
+		bits, data := m.value(k, 0, nil, t)
+		if k.failed || t.seen && time <= last {
+			return damaged("column")
+		}
+		d.append(time, v, bits, data)
+		t.seen = true
+	}
+	if k.failed || !k.spent() {
+		return damaged("column")
+	}
+	*c = d
+	return nil
+}
+
+// openColumn checks what stands around the coded part.
+func openColumn(b []byte) (*coder, error) {
+	n := len(b) - checkBytes
+	switch {
+	case n < 1:
+		return nil, damaged("column is too short")
+	case b[0] != ColumnVersion:
+		return nil, fmt.Errorf("%w: column %d, this program reads up to %d", ErrVersion, b[0], ColumnVersion)
+	case crc32.Checksum(b[:n], castagnoli) != binary.LittleEndian.Uint32(b[n:]):
+		return nil, damaged("checksum of column does not match")
+	}
+	return decoder(b[1:n]), nil
+}
+
+// count codes the number of points of a column.
+func (m *model) count(c *coder, n int) int {
+	return int(min(m.p.count.unsigned(c, uint64(n), 10), MaxColumn+1))
+}
+
+// timing codes the unit and the period of the times of a column.
+func (m *model) timing(c *coder, times []uint64) {
+	if c.decoding {
+		m.params(c, 0, 0)
+		return
+	}
+	unit := uint64(maxUnit)
+	for _, t := range times {
+		unit = dividing(unit, t)
+	}
+	m.params(c, unit, period(times[:min(len(times), 64)], 0, unit))
+}
+
+// cell codes the time of a point of a column.
+func (m *model) cell(c *coder, time uint64, t *track) uint64 {
+	if !t.seen {
+		time = m.distance(c, time, 0, &m.spread)
+	} else if last := t.time; m.period == 0 {
+		time = m.due(c, time, t)
+		t.step = int64(time - last)
+	} else {
+		time = m.due(c, time, t)
+	}
+	t.arrived(time, m.period)
+	return time
+}
