@@ -145,15 +145,15 @@ func (a *agent) openStore(ctx context.Context) (err error) {
 			return err
 		}
 	}
-	shelf := func(stream string, store *journal.JetStream, author func(string) string) journal.Shelf {
+	shelf := func(stream string, store *journal.JetStream) journal.Shelf {
 		return journal.Shelf{
-			Name: stream, Store: store, Author: author, Single: true,
+			Name: stream, Store: store, Single: true,
 			Chunked: func() uint64 { return a.history.Done(stream) },
 			Safe:    func() uint64 { return a.bus.Covered(stream) },
 			Saved:   func() uint64 { return bus.SavedUpTo(a.dir.Path, func(m *bus.Meta) uint64 { return m.Streams[stream] }) },
 		}
 	}
-	edge, down := shelf(subject.StreamEdge, a.edgeStore(), a.self), shelf(subject.StreamDown, a.downStore(), hub)
+	edge, down := shelf(subject.StreamEdge, a.edgeStore()), shelf(subject.StreamDown, a.downStore())
 	edge.Acked = func(string) frame.Cursor { return a.uplink.Acked().Cursor }
 	a.keeper = journal.NewKeeper(journal.KeeperConfig{
 		Shelves: []journal.Shelf{edge, down},
@@ -174,10 +174,10 @@ func (a *agent) openHistory(ctx context.Context) (err error) {
 		return err
 	}
 	a.history, err = history.Open(ctx, history.Config{
-		JetStream: a.js, Stream: a.chunks, Tail: historyTail, Room: a.guard.Room,
+		JetStream: a.js, Stream: a.chunks, Tail: historyTail, Room: a.guard.ChunkRoom,
 		Sources: []history.Source{
-			{Name: subject.StreamEdge, Store: a.edgeStore(), Author: a.self, Removed: a.keeper.SpansOf(subject.StreamEdge)},
-			{Name: subject.StreamDown, Store: a.downStore(), Author: hub, Removed: a.keeper.SpansOf(subject.StreamDown)},
+			{Name: subject.StreamEdge, Store: a.edgeStore(), Author: a.self},
+			{Name: subject.StreamDown, Store: a.downStore(), Author: hub},
 		},
 		Log: a.log.With().Str("component", "history").Logger(),
 	})

@@ -216,9 +216,9 @@ func (h *hub) shelves() []journal.Shelf {
 		}
 		return edge
 	}
-	shelf := func(stream, subjects string, author func(string) string) journal.Shelf {
+	shelf := func(stream, subjects string) journal.Shelf {
 		return journal.Shelf{
-			Name: stream, Store: h.store(h.stream(stream), subjects), Author: author,
+			Name: stream, Store: h.store(h.stream(stream), subjects),
 			Chunked: func() uint64 { return h.history.Done(stream) },
 			Safe: func() uint64 {
 				defer h.bell.Ring() // for a checkpoint of the node streams
@@ -232,11 +232,11 @@ func (h *hub) shelves() []journal.Shelf {
 			},
 		}
 	}
-	edge, own := shelf(subject.StreamEdge, subject.LogsOf(subject.StreamEdge), subject.ParseLog), shelf(subject.StreamHub, subject.LogHub, author)
+	edge, own := shelf(subject.StreamEdge, subject.LogsOf(subject.StreamEdge)), shelf(subject.StreamHub, subject.LogHub)
 	own.Single = true
 	all := func() uint64 { return math.MaxUint64 } // what is state here other logs hold
 	return []journal.Shelf{edge, own, {
-		Name: subject.StreamDown, Store: h.store(h.down, subject.LogsOf(subject.StreamDown)), Author: author, Spare: true,
+		Name: subject.StreamDown, Store: h.store(h.down, subject.LogsOf(subject.StreamDown)), Spare: true,
 		Acked: func(s string) frame.Cursor { return h.door.Acked(subject.ParseLog(s)) },
 		Safe:  all, Saved: all,
 	}}
@@ -320,10 +320,10 @@ func (h *hub) openHistory(ctx context.Context) (err error) {
 		return err
 	}
 	h.history, err = history.Open(ctx, history.Config{
-		JetStream: h.js, Stream: h.chunks, Tail: historyTail, Room: h.guard.Room,
+		JetStream: h.js, Stream: h.chunks, Tail: historyTail, Room: h.guard.ChunkRoom,
 		Sources: []history.Source{
-			{Name: subject.StreamEdge, Store: h.store(h.edge, subject.LogsOf(subject.StreamEdge)), Author: subject.ParseLog, Removed: h.keeper.SpansOf(subject.StreamEdge)},
-			{Name: subject.StreamHub, Store: h.store(h.own, subject.LogHub), Author: author, Removed: h.keeper.SpansOf(subject.StreamHub)},
+			{Name: subject.StreamEdge, Store: h.store(h.edge, subject.LogsOf(subject.StreamEdge)), Author: subject.ParseLog},
+			{Name: subject.StreamHub, Store: h.store(h.own, subject.LogHub), Author: author},
 		},
 		Log: h.log.With().Str("component", "history").Logger(),
 	})

@@ -105,12 +105,12 @@ func (g *gate) keep(spans map[string]journal.Span) {
 	g.keeper = journal.NewKeeper(journal.KeeperConfig{
 		Shelves: []journal.Shelf{
 			{
-				Name: subject.StreamEdge, Store: g.edge, Author: func(string) string { return gw },
+				Name: subject.StreamEdge, Store: g.edge,
 				Acked: func(string) frame.Cursor { return frame.Cursor{} },
 				Safe:  func() uint64 { return g.bus.Covered(subject.StreamEdge) },
 			},
 			{
-				Name: subject.StreamDown, Store: g.down, Author: func(string) string { return state.Hub },
+				Name: subject.StreamDown, Store: g.down,
 				Safe: func() uint64 { return g.bus.Covered(subject.StreamDown) },
 			},
 		},

@@ -179,7 +179,7 @@ func (r *stored) snapshots(dir string, ends map[string]uint64) error {
 		}
 		if len(r.Snapshots) == 0 {
 			r.Removed = slices.SortedFunc(maps.Values(f.Meta.Removed), func(a, b journal.Span) int {
-				return cmp.Or(strings.Compare(a.Stream, b.Stream), cmp.Compare(a.From, b.From))
+				return cmp.Or(strings.Compare(a.Stream, b.Stream), cmp.Compare(a.Below, b.Below))
 			})
 		}
 		r.Snapshots = append(r.Snapshots, storedSnapshot{f.Name, f.Bytes, f.Time, f.Points})
@@ -294,7 +294,7 @@ func (c StoreStats) Run(ctx context.Context, out *Out, open OpenStore) error {
 		rows = append(rows, []string{s.Name, fmt.Sprintf("%d points, %s, %s ago", s.Points, sizeText(uint64(s.Bytes)), span(time.Since(s.Time)))})
 	}
 	for _, s := range r.Removed {
-		rows = append(rows, []string{"removed", fmt.Sprintf("%d points of %s, %s to %s, %d of them nowhere else", s.Points, s.Stream, dateText(s.From), dateText(s.To), s.Unsent)})
+		rows = append(rows, []string{"removed", fmt.Sprintf("frames of %d points of %s, %d of them nowhere else", s.Points, s.Stream, s.Unsent)})
 	}
 	rows = append(rows, []string{"free", sizeText(r.FreeBytes)})
 	if n := len(r.Problems); n > 0 {

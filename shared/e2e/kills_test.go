@@ -168,9 +168,6 @@ func (k *killer) fullDisk(until int) {
 // other. s is the status of the gateway.
 func (k *killer) check(s *api.Status) {
 	t, rows, node := k.t, k.f.rows, k.f.node
-	if got := missing(t, k.g.client, node, "co2"); got[api.ReasonRemoved] != s.RemovedPoints || len(got) != 1 {
-		t.Errorf("history at the gateway misses %v, want %d removed", got, s.RemovedPoints)
-	}
 	if got := missing(t, k.h.client, node, "co2"); got[api.ReasonGap] != s.UnsentPoints || len(got) != 1 {
 		t.Errorf("history at the hub misses %v, want a gap of %d", got, s.UnsentPoints)
 	}
@@ -178,6 +175,7 @@ func (k *killer) check(s *api.Status) {
 	for pointType := range bySeries(rows) {
 		here[pointType], there[pointType] = found(t, k.g.client, node, pointType), found(t, k.h.client, node, pointType)
 	}
+	k.checkRemoved(here)
 	k.g.stop()
 	k.h.stop()
 	checkStores(t, k.h, k.g)
@@ -188,18 +186,34 @@ func (k *killer) check(s *api.Status) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	removed := meta.Removed[subject.LogEdge(k.g.id)].Points
-	own := readLog(t, openStore(t, k.g.dir), k.g.id, node, rows, removed)
-	if hub.gaps != s.UnsentPoints || hub.points+hub.gaps != own.points+removed || own.gaps != 0 {
-		t.Errorf("log at the hub: %d points, gaps of %d; at the gateway: %d points, gaps of %d, %d removed, %d of all unsent",
-			hub.points, hub.gaps, own.points, own.gaps, removed, s.UnsentPoints)
+	if n := meta.Removed[subject.LogEdge(k.g.id)].Unsent; n != s.UnsentPoints {
+		t.Errorf("%d points were removed unsent when the agent stopped, %d before", n, s.UnsentPoints)
+	}
+	own := readLog(t, openStore(t, k.g.dir), k.g.id, node, rows, uint64(len(rows)))
+	if hub.gaps != s.UnsentPoints || own.gaps != 0 {
+		t.Errorf("log at the hub: gaps of %d; at the gateway: gaps of %d, %d removed unsent", hub.gaps, own.gaps, s.UnsentPoints)
 	}
 	if n := len(own.rows); n == 0 || own.rows[0] != rows[len(rows)-n] {
 		t.Errorf("the gateway has %d rows that are not the end of the trace", n)
 	}
 	checkSamples(t, "hub", there, hub.rows)
-	checkSamples(t, "gateway", here, own.rows)
 	checkNodeStream(t, hub.rows, js, node)
+}
+
+// checkRemoved compares the history of the gateway with the end of the trace,
+// and what it says is missing with the rest of it.
+func (k *killer) checkRemoved(here map[string][]api.Sample) {
+	t := k.t
+	var kept []row
+	for pointType, all := range bySeries(k.f.rows) {
+		n := len(here[pointType])
+		if got := missing(t, k.g.client, k.f.node, pointType); n > len(all) || got[api.ReasonRemoved] != uint64(len(all)-n) || len(got) > 1 {
+			t.Errorf("history of %s at the gateway has %d points and misses %v, want %d together", pointType, n, got, len(all))
+			continue
+		}
+		kept = append(kept, all[len(all)-n:]...)
+	}
+	checkSamples(t, "gateway", here, kept)
 }
 
 // stock is what a log holds: rows of the trace, all its points, and how many

@@ -82,8 +82,8 @@ func TestStoreMax(t *testing.T) {
 		t.Fatalf("removed %d points, %d of them unsent: want some of both kinds", s.RemovedPoints, s.UnsentPoints)
 	}
 	here := found(t, g.client, g.id, "noise")
-	if got := missing(t, g.client, g.id, "noise"); got[api.ReasonRemoved] != s.RemovedPoints || len(got) != 1 {
-		t.Errorf("history at the gateway misses %v, want %d removed", got, s.RemovedPoints)
+	if got := missing(t, g.client, g.id, "noise"); got[api.ReasonRemoved]+uint64(len(here)) != points || len(got) != 1 {
+		t.Errorf("history at the gateway has %d points and misses %v, want %d together", len(here), got, points)
 	}
 	g.link.Restore()
 	g.waitConnected(true)

@@ -44,10 +44,9 @@ func (k Key) Compare(l Key) int {
 
 // Source is a stream of logs to read.
 type Source struct {
-	Name    string
-	Store   journal.Store
-	Author  func(subject string) string    // who wrote the log of a subject
-	Removed func() map[string]journal.Span // what was removed before it was read, by subject; nil for nothing
+	Name   string
+	Store  journal.Store
+	Author func(subject string) string // who wrote the log of a subject
 }
 
 // Config says what an archive is made of. All fields but Room and Log must be
@@ -72,9 +71,11 @@ type Archive struct {
 	pulling sync.Mutex // held by whoever reads logs
 	next    []uint64   // of each source: stream sequence to read next
 	before  map[string]uint64
+	caught  bool // the logs were read to their ends once
 
 	writing sync.Mutex // held by whoever writes chunks
 	named   int        // names that are durable; writing
+	settled bool       // chunks have nothing that will be read from a log again; writing
 
 	mu      sync.Mutex
 	names   []Key
@@ -220,6 +221,7 @@ func (a *Archive) pull(ctx context.Context, limit int) error {
 			return err
 		}
 	}
+	a.caught = true
 	return nil
 }
 

@@ -3,7 +3,6 @@ package history
 import (
 	"context"
 	"encoding/json"
-	"errors"
 	"maps"
 	"slices"
 	"strconv"
@@ -129,11 +128,20 @@ func (a *Archive) writeGaps(ctx context.Context) error {
 	return nil
 }
 
-// removal is what was removed of a group, the oldest leaves first.
+// removal is what was removed of a group, the oldest leaves first. It is what
+// decides: the stream may bring older versions of a leaf back after a crash,
+// because the server notes removals by its limit nowhere (nats-server 2.15.2).
 type removal struct {
-	Start   uint64       `json:"start"` // the last leaf that was counted
-	End     uint64       `json:"end"`
+	Floor   uint64       `json:"floor"`   // ns: nothing from before is kept any more
 	Columns map[int]*Gap `json:"columns"` // by number
+}
+
+// floor returns from which time on a group keeps points. mu is held.
+func (a *Archive) floor(group int) uint64 {
+	if r := a.removed[group]; r != nil {
+		return r.Floor
+	}
+	return 0
 }
 
 func (a *Archive) loadRemoved(ctx context.Context) error {
@@ -157,15 +165,25 @@ func (a *Archive) loadRemoved(ctx context.Context) error {
 func (a *Archive) Bytes(ctx context.Context) (uint64, error) { return a.store.bytes(ctx) }
 
 // Remove removes the oldest chunks until so many bytes are free, or nothing
-// older than a time in ns is left if that is more; it returns the bytes. The
-// newest chunk of a group stays. Queries tell what is gone.
+// older than a time in ns is left if that is more; it returns the bytes. Of
+// the newest chunk of a group a little stays. Queries tell what is gone. What
+// a crash left in chunks and a log has as well must be settled before.
 func (a *Archive) Remove(ctx context.Context, need, before uint64) (freed uint64, err error) {
 	a.writing.Lock()
 	defer a.writing.Unlock()
+	if !a.settled {
+		return 0, nil
+	}
 	for {
 		group, end, err := a.oldest(ctx)
-		if group < 0 || err != nil || freed >= need && end > before {
+		if err != nil || group < 0 && freed >= need || group >= 0 && freed >= need && end > before {
 			return freed, err
+		}
+		if group < 0 {
+			if some, err := a.halve(ctx); !some || err != nil {
+				return freed, err
+			}
+			continue
 		}
 		n, err := a.removeFirst(ctx, group)
 		if err != nil {
@@ -193,6 +211,39 @@ func (a *Archive) oldest(ctx context.Context) (group int, end uint64, err error)
 	return group, end, nil
 }
 
+// leastLeaf is how small a leaf gets to make room, in bytes.
+const leastLeaf = 4 << 10
+
+// halve parts the only leaf of every group, so that the older half may go. It
+// tells whether there was one to part.
+func (a *Archive) halve(ctx context.Context) (some bool, err error) {
+	a.mu.Lock()
+	groups := (len(a.names) + groupColumns - 1) / groupColumns
+	a.mu.Unlock()
+	for g := range groups {
+		chain := chainName{subject.HistoryPoints, g}
+		starts, err := a.startsOf(ctx, chain)
+		if err != nil {
+			return some, err
+		}
+		if len(starts) == 0 {
+			continue
+		}
+		l, err := a.leafFor(ctx, chain, starts[0])
+		if err != nil {
+			return some, err
+		}
+		if n := l.bytes(); n > leastLeaf {
+			if err := a.replace(ctx, chain, l, n*2/3); err != nil {
+				return some, err
+			}
+			starts, err = a.startsOf(ctx, chain)
+			some = some || err == nil && len(starts) > 1
+		}
+	}
+	return some, nil
+}
+
 // removeFirst removes the first leaf of a group and what summarises it.
 func (a *Archive) removeFirst(ctx context.Context, group int) (freed uint64, err error) {
 	points := chainName{subject.HistoryPoints, group}
@@ -201,15 +252,13 @@ func (a *Archive) removeFirst(ctx context.Context, group int) (freed uint64, err
 		return 0, err
 	}
 	start, end := starts[0], starts[1]
-	l, err := a.load(ctx, points, start, nil)
-	if err != nil && !errors.Is(err, ErrDamaged) {
+	l, err := a.leafFor(ctx, points, start) // a crash may have left in it what the next one has
+	if err != nil {
 		return 0, err
 	}
-	if l != nil {
-		freed = uint64(l.bytes())
-		if err := a.countRemoved(ctx, group, l); err != nil {
-			return 0, err
-		}
+	freed = uint64(l.bytes())
+	if err := a.countRemoved(ctx, group, l); err != nil {
+		return 0, err
 	}
 	if err := a.drop(ctx, points, start); err != nil {
 		return 0, err
@@ -217,13 +266,21 @@ func (a *Archive) removeFirst(ctx context.Context, group int) (freed uint64, err
 	sums := chainName{subject.HistorySummaries, group}
 	for {
 		starts, err := a.startsOf(ctx, sums)
-		if err != nil || len(starts) < 2 || starts[1] > end {
+		if err != nil || sums.dead(starts, end) == 0 {
 			return freed, err
 		}
 		if err := a.drop(ctx, sums, starts[0]); err != nil {
 			return freed, err
 		}
 	}
+}
+
+// dead returns how many leaves of a chain have nothing from a time on.
+func (c chainName) dead(starts []uint64, floor uint64) (n int) {
+	for n < len(starts) && (c.level == subject.HistoryPoints && starts[n] < floor || n+1 < len(starts) && starts[n+1] <= floor) {
+		n++
+	}
+	return n
 }
 
 func (a *Archive) drop(ctx context.Context, chain chainName, start uint64) error {
@@ -245,12 +302,10 @@ func (a *Archive) countRemoved(ctx context.Context, group int, l *leaf) error {
 			c := *g
 			r.Columns[n] = &c
 		}
-		r.Start, r.End = old.Start, old.End
 	}
-	again := r.Start == l.start && r.End == l.end // a crash came before it was removed
 	for _, c := range l.cols {
 		n, ok := a.find(c.key)
-		if !ok || again || len(c.segs) == 0 {
+		if !ok || len(c.segs) == 0 {
 			continue
 		}
 		g := r.Columns[n]
@@ -263,11 +318,8 @@ func (a *Archive) countRemoved(ctx context.Context, group int, l *leaf) error {
 			g.Start, g.End = min(g.Start, c.segs[i].From), max(g.End, c.segs[i].To)
 		}
 	}
-	r.Start, r.End = l.start, l.end
+	r.Floor = max(l.start, l.last()) + 1
 	a.mu.Unlock()
-	if again {
-		return nil
-	}
 	if err := a.putJSON(ctx, subject.HistoryRemoved(group), r); err != nil {
 		return err
 	}
@@ -295,18 +347,6 @@ func (a *Archive) Gaps(numbers []int, from, to uint64) (list []Gap) {
 	add := func(g Gap) {
 		if g.End >= from && (to == 0 || g.Start < to) {
 			list = append(list, g)
-		}
-	}
-	for i := range a.cfg.Sources {
-		src := &a.cfg.Sources[i]
-		if src.Removed == nil {
-			continue
-		}
-		spans := src.Removed()
-		for _, log := range slices.Sorted(maps.Keys(spans)) {
-			if s := spans[log]; s.Points > 0 {
-				add(Gap{Author: src.Author(log), Count: s.Points, Start: s.From, End: s.To, Reason: Removed})
-			}
 		}
 	}
 	a.mu.Lock()

@@ -183,6 +183,16 @@ func (l *leaf) bytes() (n int) {
 	return n
 }
 
+// last returns the time of the newest point, 0 for none.
+func (l *leaf) last() (t uint64) {
+	for _, c := range l.cols {
+		if n := len(c.segs); n > 0 {
+			t = max(t, c.segs[n-1].To)
+		}
+	}
+	return t
+}
+
 // column returns the column of a key, nil if the leaf has none.
 func (l *leaf) column(k Key) *column {
 	for _, c := range l.cols {
@@ -319,11 +329,11 @@ const (
 	splitGrid = 900 * second
 )
 
-// split parts a leaf that is too large at a time of its choice: the new leaf
-// takes what comes from there on. nil if the leaf is small enough, or is all of
-// one instant.
-func (l *leaf) split() (*leaf, error) {
-	if l.bytes() <= leafBytes {
+// split parts a leaf that is larger than limit at a time of its choice: the new
+// leaf takes what comes from there on. nil if the leaf is small enough, or is
+// all of one instant.
+func (l *leaf) split(limit int) (*leaf, error) {
+	if l.bytes() <= limit {
 		return nil, nil
 	}
 	var segs []*segment
@@ -335,7 +345,7 @@ func (l *leaf) split() (*leaf, error) {
 	slices.SortFunc(segs, func(a, b *segment) int { return int(min(1, max(-1, int64(a.To-b.To)))) })
 	size, at := 0, uint64(0)
 	for _, s := range segs {
-		if size += len(s.data) + 20; size > leafBytes*7/8 {
+		if size += len(s.data) + 20; size > limit*7/8 {
 			break
 		}
 		at = s.To + 1

@@ -64,7 +64,8 @@ func (a *Archive) Flush(ctx context.Context) error {
 			return err
 		}
 	}
-	f := a.freeze()
+	f, caught := a.freeze()
+	a.settled = false
 	if err := a.write(ctx, f.groups()); err != nil {
 		return err
 	}
@@ -78,10 +79,19 @@ func (a *Archive) Flush(ctx context.Context) error {
 	if err := a.writeDone(ctx, streams); err != nil {
 		return err
 	}
+	a.settled = caught
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	a.frozen, a.done = nil, streams
 	return nil
+}
+
+// Settle makes chunks of all that the logs have.
+func (a *Archive) Settle(ctx context.Context) error {
+	if err := a.Sync(ctx); err != nil {
+		return err
+	}
+	return a.Flush(ctx)
 }
 
 // writeDone notes how far the logs are in chunks.
@@ -107,15 +117,16 @@ func (a *Archive) Done(stream string) uint64 {
 }
 
 // freeze takes the tail to be written; one that could not be written before is
-// written with it.
-func (a *Archive) freeze() *tail {
+// written with it. caught tells whether the logs have been read to their ends
+// since the start.
+func (a *Archive) freeze() (t *tail, caught bool) {
 	a.pulling.Lock()
-	next := slices.Clone(a.next)
+	next, caught := slices.Clone(a.next), a.caught
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	a.pulling.Unlock()
-	t := a.tail
-	a.tail = tail{}
+	t = &tail{}
+	*t, a.tail = a.tail, tail{}
 	if old := a.frozen; old != nil {
 		for number := range old.columns {
 			c := old.take(number)
@@ -133,8 +144,8 @@ func (a *Archive) freeze() *tail {
 		g.settle()
 	}
 	t.next = next
-	a.frozen = &t
-	return &t
+	a.frozen = t
+	return t, caught
 }
 
 // groups returns the columns of a tail by group and number.
@@ -182,6 +193,12 @@ func (a *Archive) writeNewNames(ctx context.Context) error {
 // other.
 func (a *Archive) writeGroup(ctx context.Context, group int, columns map[int]*frame.Column) error {
 	chain := chainName{subject.HistoryPoints, group}
+	a.mu.Lock()
+	floor := a.floor(group)
+	a.mu.Unlock()
+	for number, c := range columns { // what is older had to make room
+		columns[number] = clip(c, floor, forever)
+	}
 	for {
 		first := uint64(forever)
 		for _, c := range columns {
@@ -201,7 +218,7 @@ func (a *Archive) writeGroup(ctx context.Context, group int, columns map[int]*fr
 			a.lost(l.merge(a.nameOf(number), part(c, 0, n)))
 			columns[number] = part(c, n, c.Len())
 		}
-		if err := a.replace(ctx, chain, l); err != nil {
+		if err := a.replace(ctx, chain, l, leafBytes); err != nil {
 			return err
 		}
 	}
@@ -221,7 +238,12 @@ func (a *Archive) leafFor(ctx context.Context, chain chainName, time uint64) (*l
 		return nil, err
 	}
 	l := &leaf{start: start, end: start}
-	if ok {
+	if !ok {
+		a.mu.Lock()
+		l.start = a.floor(chain.group)
+		a.mu.Unlock()
+		l.end = l.start
+	} else {
 		have, err := a.load(ctx, chain, start, nil)
 		switch {
 		case errors.Is(err, ErrDamaged):
@@ -298,6 +320,15 @@ func (a *Archive) startsOf(ctx context.Context, chain chainName) ([]uint64, erro
 		return nil, err
 	}
 	a.mu.Lock()
+	dead := chain.dead(starts, a.floor(chain.group))
+	a.mu.Unlock()
+	for _, start := range starts[:dead] { // a crash brought them back
+		if err := a.store.remove(ctx, subject.HistoryChunk(chain.level, chain.group, start)); err != nil {
+			return nil, err
+		}
+	}
+	starts = starts[dead:]
+	a.mu.Lock()
 	defer a.mu.Unlock()
 	if have, ok := a.chains[chain]; ok { // somebody was faster, and may have added to it
 		return have, nil
@@ -319,14 +350,14 @@ func (a *Archive) load(ctx context.Context, chain chainName, start uint64, only 
 	return l, nil
 }
 
-// replace writes a leaf in place of what has its start. A leaf that has grown
-// too large becomes several, the last one first: who has read the old one has
+// replace writes a leaf in place of what has its start. A leaf that is larger
+// than limit becomes several, the last one first: who has read the old one has
 // all of them, and who reads the new one finds where it goes on. What is
 // closed, and so summarised in a chain of its own, is told there before.
-func (a *Archive) replace(ctx context.Context, chain chainName, l *leaf) error {
+func (a *Archive) replace(ctx context.Context, chain chainName, l *leaf, limit int) error {
 	list := []*leaf{l}
 	for {
-		r, err := list[len(list)-1].split()
+		r, err := list[len(list)-1].split(limit)
 		if err != nil {
 			return err
 		}
@@ -379,7 +410,7 @@ func (a *Archive) summarise(ctx context.Context, group int, l *leaf) error {
 		}
 		to := min(s.end, l.end)
 		s.substitute(l, from, to)
-		if err := a.replace(ctx, chain, s); err != nil {
+		if err := a.replace(ctx, chain, s, leafBytes); err != nil {
 			return err
 		}
 		from = to

@@ -42,9 +42,20 @@ type guarded struct {
 	silent atomic.Int32 // appends without an answer since the last one that had it
 }
 
-// Room tells whether something may be written to the disk.
+// Room tells whether a log may be written to.
 func (g *Guard) Room() error {
 	free, reserve := g.Free()
+	return g.room(free, reserve)
+}
+
+// ChunkRoom tells whether chunks may be written. They need less than the frames
+// that may go for them, so they get on with half of what is kept free.
+func (g *Guard) ChunkRoom() error {
+	free, reserve := g.Free()
+	return g.room(free, reserve/2)
+}
+
+func (g *Guard) room(free, reserve uint64) error {
 	if free >= reserve {
 		return nil
 	}

@@ -19,10 +19,8 @@ import (
 type Span struct {
 	Stream string `json:"stream"`
 	Below  uint64 `json:"below"`            // stream sequence: what stood before it is gone
-	Points uint64 `json:"points"`           // how many that are in no chunk: history has lost them
+	Points uint64 `json:"points"`           // how many
 	Unsent uint64 `json:"unsent,omitempty"` // of them: those that nobody else has; maybe fewer until the other end was heard
-	From   uint64 `json:"from"`             // oldest time of one of Points, ns
-	To     uint64 `json:"to"`               // newest
 
 	End  frame.Cursor `json:"end"`  // place of the last point that is gone
 	Told uint64       `json:"told"` // of Unsent: those that the reader of the log was told of, as gaps
@@ -32,9 +30,8 @@ type Span struct {
 
 // Shelf is a stream of logs that a Keeper may remove frames from.
 type Shelf struct {
-	Name   string                      // of the stream
-	Store  *JetStream                  // all its logs
-	Author func(subject string) string // who wrote the log of a subject
+	Name  string     // of the stream
+	Store *JetStream // all its logs
 	// Acked returns up to where another instance holds a log; nil if nobody
 	// needs to.
 	Acked func(subject string) frame.Cursor
@@ -42,7 +39,8 @@ type Shelf struct {
 	Single bool
 	// Spare tells that what is acked is no history here: it goes before all else.
 	Spare bool
-	// Chunked returns up to which message history needs no frame; nil for none.
+	// Chunked returns up to which message history needs no frame; nil if it
+	// needs none.
 	Chunked func() uint64
 	// Safe returns up to which message state and views need no frame, once a
 	// snapshot of now has been saved.
@@ -68,8 +66,8 @@ type KeeperConfig struct {
 
 // History is what a keeper needs of the chunks.
 type History interface {
-	// Flush makes chunks of all frames that there are.
-	Flush(ctx context.Context) error
+	// Settle makes chunks of all frames that there are.
+	Settle(ctx context.Context) error
 	// Bytes returns what the chunks take.
 	Bytes(ctx context.Context) (uint64, error)
 	// Remove removes the oldest chunks, bytes or as much as may go, and all that
@@ -77,13 +75,12 @@ type History interface {
 	Remove(ctx context.Context, bytes, before uint64) (uint64, error)
 }
 
-// Keeper removes the oldest frames of logs. Those that are in chunks and that
+// Keeper removes the oldest frames of logs once they are in chunks. Those that
 // others hold as well go after a day: until then they serve a reader that was
 // restored from a backup. When all takes more than it may, they go earlier,
-// then the oldest chunks, then frames that are in no chunk, and those that
-// nobody else has only when that is not enough for Max. It never removes what
-// the older of two snapshots does not cover, nor the last frame of a log, which
-// is the writer's cursor.
+// then the oldest chunks, and frames that nobody else has only when that is not
+// enough for Max. It never removes what the older of two snapshots does not
+// cover, nor the last frame of a log, which is the writer's cursor.
 type Keeper struct {
 	cfg  KeeperConfig
 	kick chan struct{} // capacity 1: the disk is full, or the logs have grown
@@ -111,15 +108,6 @@ const (
 	frameAge = uint64(24 * time.Hour)
 	// retireEvery is how often those that are older go.
 	retireEvery = time.Hour
-)
-
-// cost is what the removal of a frame costs. The cheaper goes first.
-type cost int
-
-const (
-	nothing cost = iota // chunks and others have it
-	history             // chunks do not
-	unsent              // nobody else has it
 )
 
 // NewKeeper returns a keeper that is not running.
@@ -171,16 +159,6 @@ func (k *Keeper) Spans() map[string]Span {
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	return maps.Clone(k.spans)
-}
-
-// SpansOf returns a function that tells what was removed of a stream, for
-// history.
-func (k *Keeper) SpansOf(stream string) func() map[string]Span {
-	return func() map[string]Span {
-		spans := k.Spans()
-		maps.DeleteFunc(spans, func(_ string, s Span) bool { return s.Stream != stream })
-		return spans
-	}
 }
 
 // Telling notes that the reader of a log, who stands at a place, is about to
@@ -244,7 +222,7 @@ func (k *Keeper) Tidy(ctx context.Context) error {
 		return k.retire(ctx)
 	}
 	if k.history != nil { // so that what goes is in chunks
-		if err := k.history.Flush(ctx); err != nil {
+		if err := k.history.Settle(ctx); err != nil {
 			k.cfg.Log.Warn().Err(err).Msg("no chunks before a removal")
 		}
 	}
@@ -275,7 +253,7 @@ func (k *Keeper) retire(ctx context.Context) error {
 	k.retired = time.Now()
 	now := k.cfg.Now()
 	p := k.newPlan(func(s *Shelf) uint64 { return s.Saved() })
-	if err := p.pass(ctx, nothing, math.MaxUint64, now-min(now, frameAge)); err != nil || !p.any {
+	if err := p.pass(ctx, false, math.MaxUint64, now-min(now, frameAge)); err != nil || !p.any {
 		return err
 	}
 	k.decide(p)
@@ -336,7 +314,7 @@ func (k *Keeper) decide(p *plan) {
 	spans := p.on(k.spans)
 	for subject, s := range spans {
 		if old := k.spans[subject]; s.Below > old.Below {
-			k.cfg.Log.Info().Str("log", subject).Uint64("in_no_chunk", s.Points-old.Points).Uint64("nobody_else_has", s.Unsent-old.Unsent).Msg("oldest frames are removed")
+			k.cfg.Log.Info().Str("log", subject).Uint64("points", s.Points-old.Points).Uint64("nobody_else_has", s.Unsent-old.Unsent).Msg("oldest frames are removed")
 		}
 	}
 	k.spans = spans
@@ -380,7 +358,7 @@ func (k *Keeper) excess(ctx context.Context) (need, must uint64, err error) {
 // later.
 func (k *Keeper) plan(ctx context.Context, safe func(*Shelf) uint64, need, must uint64) (*plan, error) {
 	p := k.newPlan(safe)
-	if err := p.pass(ctx, nothing, need, math.MaxUint64); err != nil {
+	if err := p.pass(ctx, false, need, math.MaxUint64); err != nil {
 		return nil, err
 	}
 	if k.history != nil && p.freed < need {
@@ -392,11 +370,8 @@ func (k *Keeper) plan(ctx context.Context, safe func(*Shelf) uint64, need, must 
 			k.cfg.Log.Info().Uint64("bytes", n).Msg("oldest history is removed")
 		}
 	}
-	if err := p.pass(ctx, history, need, math.MaxUint64); err != nil {
-		return nil, err
-	}
 	if !p.needed {
-		if err := p.pass(ctx, unsent, must, math.MaxUint64); err != nil {
+		if err := p.pass(ctx, true, must, math.MaxUint64); err != nil {
 			return nil, err
 		}
 	}
@@ -409,18 +384,18 @@ func (k *Keeper) plan(ctx context.Context, safe func(*Shelf) uint64, need, must 
 	return p, nil
 }
 
-// pass plans the removal of frames from before a time that cost so much or
-// less, until the plan frees as much as goal.
-func (p *plan) pass(ctx context.Context, most cost, goal, before uint64) error {
+// pass plans the removal of frames from before a time, of those that nobody
+// else has only if unsent, until the plan frees as much as goal.
+func (p *plan) pass(ctx context.Context, unsent bool, goal, before uint64) error {
 	if p.freed >= goal {
 		return nil
 	}
 	var list []*walk
 	for i := range p.cfg.Shelves {
 		s := &p.cfg.Shelves[i]
-		w := &walk{Shelf: s, safe: p.safe(s), spans: p.spans, most: most, before: before, last: map[string]uint64{}, passed: map[string]bool{}}
+		w := &walk{Shelf: s, safe: p.safe(s), spans: p.spans, unsent: unsent, before: before, last: map[string]uint64{}, passed: map[string]bool{}}
 		if s.Chunked != nil {
-			w.chunked = s.Chunked()
+			w.safe = min(w.safe, s.Chunked())
 		}
 		if err := w.advance(ctx); err != nil {
 			return err
@@ -448,12 +423,11 @@ func (p *plan) pass(ctx context.Context, most cost, goal, before uint64) error {
 // walk goes over the frames of a shelf that may go, the oldest first.
 type walk struct {
 	*Shelf
-	safe    uint64
-	chunked uint64
-	spans   map[string]Span
-	most    cost   // what may go
-	before  uint64 // ns: only frames from before
-	needed  bool   // it ended before a frame that others hold and state or a view still needs
+	safe   uint64
+	spans  map[string]Span
+	unsent bool   // what nobody else has may go as well
+	before uint64 // ns: only frames from before
+	needed bool   // it ended before a frame that others hold and state or a view still needs
 
 	msg    Message // the next one that may go
 	frame  *frame.Frame
@@ -507,12 +481,12 @@ func (w *walk) advance(ctx context.Context) error {
 			}
 			w.last[m.Subject] = last.Seq
 		}
-		f, err := frame.Decode(m.Data, w.Author(m.Subject))
+		f, err := frame.DecodeHeader(m.Data)
 		if err != nil { // of no use to anybody
 			f = &frame.Frame{First: 1}
 		}
 		w.acked = err != nil || w.held(m.Subject, f)
-		if m.Seq == w.last[m.Subject] || w.cost() > w.most || !w.acked && w.Spare {
+		if m.Seq == w.last[m.Subject] || !w.acked && (!w.unsent || w.Spare) {
 			if w.passed[m.Subject] = true; w.Single {
 				return nil // all behind it stays
 			}
@@ -530,17 +504,6 @@ func (s *Shelf) held(subject string, f *frame.Frame) bool {
 	return s.Acked == nil || !s.Acked(subject).Less(f.End().Cursor)
 }
 
-// cost returns what the removal of the message costs.
-func (w *walk) cost() cost {
-	switch {
-	case !w.acked:
-		return unsent
-	case w.Spare || w.msg.Seq <= w.chunked:
-		return nothing
-	}
-	return history
-}
-
 // take puts the frame into the span of its log.
 func (w *walk) take() {
 	s := w.spans[w.msg.Subject]
@@ -549,19 +512,8 @@ func (w *walk) take() {
 		s.End = end
 	}
 	n := w.frame.Points() + w.frame.Gap()
-	if !w.acked {
+	if s.Points += n; !w.acked {
 		s.Unsent += n
-	}
-	if !w.Spare && w.msg.Seq > w.chunked {
-		known := s.Points > 0
-		s.Points += n
-		for i := range w.frame.Entries {
-			t := w.frame.Entries[i].Time
-			if !known {
-				s.From, known = t, true
-			}
-			s.From, s.To = min(s.From, t), max(s.To, t)
-		}
 	}
 	w.spans[w.msg.Subject] = s
 }
