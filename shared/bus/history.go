@@ -191,7 +191,7 @@ func (b *Instance) linesOf(q *historyQuery, node string) {
 	for _, n := range q.archive.ColumnsOf(match) {
 		k := q.archive.Name(n)
 		l := line{series: k.Series, columns: []int{n}}
-		if q.Authors == api.AuthorsApart || q.Format == api.FormatColumns {
+		if q.Authors == api.AuthorsApart {
 			l.author = k.Author
 		}
 		if last := len(q.lines) - 1; last >= 0 && l.author == "" && q.lines[last].series == l.series {
@@ -236,16 +236,20 @@ func (q *historyQuery) samples(ctx context.Context, maxBytes int) (*api.HistoryR
 	}
 	for i := range q.lines {
 		l := &q.lines[i]
-		after := q.start(l)
+		place := q.start(l)
+		if place != nil && *place != (history.Place{}) { // the cursor is the last point of the page before
+			next := place.Next()
+			place = &next
+		}
 		if len(reply.Samples) == limit || i > 0 && time.Now().After(q.until) {
 			reply.Next = q.next(l, history.Place{})
 			break
 		}
-		from, skip, err := q.newest(ctx, l, after)
+		from, skip, err := q.begin(ctx, l, place)
 		if err != nil {
 			return nil, err
 		}
-		list, more, err := q.archive.Points(ctx, l.columns, from, q.to, after, skip+limit-len(reply.Samples))
+		list, more, err := q.archive.Points(ctx, l.columns, from, q.to, skip+limit-len(reply.Samples))
 		if err != nil {
 			return nil, err
 		}
@@ -264,29 +268,34 @@ func (q *historyQuery) samples(ctx context.Context, maxBytes int) (*api.HistoryR
 			reply.Samples = append(reply.Samples, s)
 		}
 		if more {
-			place := history.Place{}
+			last := history.Place{}
 			if n := len(list); n > 0 {
-				place = history.Place{Time: list[n-1].Time, Author: list[n-1].Author}
-			} else if after != nil {
-				place = *after
+				last = history.Place{Time: list[n-1].Time, Author: list[n-1].Author}
 			}
-			reply.Next = q.next(l, place)
+			reply.Next = q.next(l, last)
 			break
 		}
 	}
 	return reply, nil
 }
 
-// newest returns where a line begins, and how many points are too many there.
-func (q *historyQuery) newest(ctx context.Context, l *line, after *history.Place) (from uint64, skip int, err error) {
-	if q.Newest == 0 || after != nil && *after != (history.Place{}) {
-		return q.from, 0, nil
+// begin returns where the page begins in a line, and how many points are too
+// many there. place is the cursor, nil in a line that is new.
+func (q *historyQuery) begin(ctx context.Context, l *line, place *history.Place) (from history.Place, skip int, err error) {
+	from.Time = q.from
+	if place != nil && from.Compare(*place) < 0 {
+		return *place, 0, nil
 	}
-	if from, err = q.archive.Newest(ctx, l.columns, q.to, q.Newest); err != nil {
-		return 0, 0, err
+	if q.Newest == 0 {
+		return from, 0, nil
 	}
-	n, err := q.archive.Count(ctx, l.columns, max(from, q.from), q.to)
-	return max(from, q.from), max(0, n-q.Newest), err
+	newest, err := q.archive.Newest(ctx, l.columns, q.to, q.Newest)
+	if err != nil {
+		return from, 0, err
+	}
+	from.Time = max(from.Time, newest)
+	n, err := q.archive.Count(ctx, l.columns, from.Time, q.to)
+	return from, max(0, n-q.Newest), err
 }
 
 func (q *historyQuery) buckets(ctx context.Context) (*api.HistoryReply, error) {
@@ -342,25 +351,38 @@ func (q *historyQuery) columns(ctx context.Context, maxBytes int) (any, error) {
 			reply.Next = q.next(l, history.Place{})
 			break
 		}
-		from, skip, err := q.newest(ctx, l, q.start(l))
+		place := q.start(l)
+		from, skip, err := q.begin(ctx, l, place)
 		if err != nil {
 			return nil, err
 		}
-		if after := q.start(l); after != nil { // the cursor is where the next part begins
-			from = max(from, after.Time)
-		}
-		_ = skip // one author: Newest is exact
-		reply.Series = append(reply.Series, api.SeriesName{Up: l.series.Up, Node: l.series.Node, Type: l.series.Type, Key: l.series.Key, Author: l.author})
-		err = q.archive.Read(ctx, l.columns[0], from, q.to, false, func(p *history.Piece) error {
+		names := map[int]int{} // places in reply.Series
+		err = q.archive.Merged(ctx, l.columns, from, q.to, func(number int, p *history.Piece) error {
+			k := q.archive.Name(number)
+			if n := p.Count(); skip >= n {
+				skip -= n
+				return nil
+			} else if skip > 0 {
+				if err := p.Skip(ctx, skip); err != nil {
+					return err
+				}
+				skip = 0
+			}
 			data, points, err := p.Encoded(ctx)
 			if err != nil {
 				return err
 			}
-			if size += len(data); size > maxBytes && len(reply.Parts) > 0 {
-				reply.Next = q.next(l, history.Place{Time: p.From()})
+			if size += len(data) + partBytes; size > maxBytes && len(reply.Parts) > 0 {
+				reply.Next = q.next(l, history.Place{Time: p.From(), Author: k.Author})
 				return errPage
 			}
-			reply.Parts = append(reply.Parts, api.Part{Series: len(reply.Series) - 1, Points: points, Data: data})
+			name, ok := names[number]
+			if !ok {
+				name = len(reply.Series)
+				names[number] = name
+				reply.Series = append(reply.Series, api.SeriesName{Up: k.Up, Node: k.Node, Type: k.Type, Key: k.Key, Author: k.Author})
+			}
+			reply.Parts = append(reply.Parts, api.Part{Series: name, Points: points, Data: data})
 			return nil
 		})
 		if err == errPage {
@@ -373,6 +395,9 @@ func (q *historyQuery) columns(ctx context.Context, maxBytes int) (any, error) {
 	b, err := reply.Encode()
 	return rawReply(b), err
 }
+
+// partBytes is about what a part takes in the head of a page.
+const partBytes = 50
 
 // errPage ends a page that is full.
 var errPage = fmt.Errorf("page is full")

@@ -3,8 +3,8 @@ package cli
 import (
 	"bufio"
 	"context"
-	"encoding/csv"
 	"encoding/json"
+	"fmt"
 	"io"
 	"regexp"
 	"strconv"
@@ -13,24 +13,31 @@ import (
 
 	"github.com/sapflow/sapflow/shared/api"
 	"github.com/sapflow/sapflow/shared/client"
+	"github.com/sapflow/sapflow/shared/frame"
+	"github.com/sapflow/sapflow/shared/point"
 )
 
 // History is the command `history`.
 type History struct {
 	Target
 	Node    string `arg:"" help:"Node: an id, the beginning of one, or a path of descriptions."`
-	TypeKey string `arg:"" name:"type[/key]" help:"What to show, such as temperature."`
+	TypeKey string `arg:"" optional:"" name:"type[/key]" help:"What to show, such as temperature. By default all that the node has."`
 	From    string `placeholder:"TIME" help:"First time, included: RFC 3339, or how long ago, such as -1h or -7d. By default the beginning."`
 	To      string `placeholder:"TIME" help:"Last time, not included. By default the end."`
+	Newest  int    `placeholder:"N" help:"Only the last so many points of each series."`
+	Depth   int    `placeholder:"N" help:"Levels below the node to take in as well, -1 for all."`
 	Every   string `placeholder:"SPAN" help:"Summarise spans such as 10s, 5m or 1d, instead of single points."`
+	Buckets int    `placeholder:"N" help:"Summarise, in about so many spans of a width that the clock has."`
+	Zone    string `placeholder:"ZONE" help:"Where the clock is that spans follow, such as Europe/Vienna. UTC by default."`
+	Apart   bool   `help:"Each author's points by themselves."`
 	Format  string `enum:"csv,json" default:"csv" help:"csv or json."`
 	JSON    bool   `name:"json" help:"The same as --format json."`
 }
 
 // Help shows examples.
 func (History) Help() string {
-	return "Prints what a value was, by the time of the samples. CSV has the columns time,value, or with --every time,count,min,max,mean,last.\n\n" +
-		"Examples:\n\n    history pump temperature --from -1h\n    history pump temperature --from 2026-11-01T00:00:00Z --every 1h --format json"
+	return "Prints what a value was, by the time of the samples. CSV has the columns time,value, or with --every and --buckets time,count,min,max,mean,last; of several series, one after the other, time,node,type,key,value, which can be imported.\n\n" +
+		"Examples:\n\n    history pump temperature --from -1h\n    history pump temperature --from 2026-11-01T00:00:00Z --every 1h --format json\n    history site1 --depth -1 --from -1d"
 }
 
 // Run prints history, page by page.
@@ -44,13 +51,19 @@ func (h History) Run(ctx context.Context, out *Out) error {
 		if err != nil {
 			return err
 		}
-		series, err := seriesOf(id, h.TypeKey)
-		if err != nil {
-			return err
+		if h.TypeKey != "" {
+			series, err := seriesOf(id, h.TypeKey)
+			if err != nil {
+				return err
+			}
+			req.Type, req.Key = series.Type, series.Key
 		}
-		req.Type, req.Key = series.Type, series.Key
-		p := newHistoryPrinter(out, h.JSON || h.Format == "json", h.Every != "")
-		err = c.History(ctx, id, req, p.page)
+		p := newHistoryPrinter(out, h.JSON || h.Format == "json", req.Every != "" || req.Buckets > 0, h.TypeKey == "" || h.Depth != 0)
+		if p.csv && !p.buckets {
+			err = c.Columns(ctx, id, req, p.columns)
+		} else {
+			err = c.History(ctx, id, req, p.page)
+		}
 		if err != nil {
 			return err
 		}
@@ -60,6 +73,10 @@ func (h History) Run(ctx context.Context, out *Out) error {
 
 // request returns the question but for its series.
 func (h History) request(now time.Time) (req api.HistoryRequest, err error) {
+	req = api.HistoryRequest{Newest: h.Newest, Depth: h.Depth, Buckets: h.Buckets, Zone: h.Zone}
+	if h.Apart {
+		req.Authors = api.AuthorsApart
+	}
 	if req.From, err = parseTime("--from", h.From, now); err != nil {
 		return req, err
 	}
@@ -72,6 +89,12 @@ func (h History) request(now time.Time) (req api.HistoryRequest, err error) {
 			return req, Usagef("--every %q is not a span such as 10s, 5m or 1d", h.Every)
 		}
 		req.Every = every.String()
+	}
+	if h.Every != "" && h.Buckets > 0 {
+		return req, Usagef("give either --every or --buckets")
+	}
+	if h.Buckets > 0 && h.From == "" {
+		return req, Usagef("--buckets needs --from")
 	}
 	return req, nil
 }
@@ -107,72 +130,115 @@ func parseSpan(text string) (time.Duration, error) {
 
 // historyPrinter prints pages of history as they come.
 type historyPrinter struct {
-	buf     *bufio.Writer
-	csv     *csv.Writer // nil for JSON
-	removed int         // removals that CSV cannot show
-	rows    int
-	gaps    []api.Gap
+	w                     *bufio.Writer
+	csv, buckets, several bool
+	row                   []byte
+	removed               int // removals that CSV cannot show
+	rows                  int
+	gaps                  []api.Gap
 }
 
-func newHistoryPrinter(w io.Writer, asJSON, buckets bool) *historyPrinter {
-	p := &historyPrinter{buf: bufio.NewWriter(w)}
-	if asJSON {
-		return p
+func newHistoryPrinter(w io.Writer, asJSON, buckets, several bool) *historyPrinter {
+	p := &historyPrinter{w: bufio.NewWriterSize(w, 64<<10), csv: !asJSON, buckets: buckets, several: several}
+	if p.csv {
+		head := "time,"
+		if several {
+			head += "node,type,key,"
+		}
+		if buckets {
+			head += "count,min,max,mean,last\n"
+		} else {
+			head += "value\n"
+		}
+		_, _ = p.w.WriteString(head) // an error stays and comes with Flush
 	}
-	p.csv = csv.NewWriter(p.buf)
-	header := []string{"time", "value"}
-	if buckets {
-		header = []string{"time", "count", "min", "max", "mean", "last"}
-	}
-	_ = p.csv.Write(header) // an error stays and comes with Flush
 	return p
 }
 
-// page prints one page.
+// columns prints a page of points as CSV.
+func (p *historyPrinter) columns(c *api.Columns) error {
+	p.gaps = append(p.gaps, c.Gaps...)
+	for i := range c.Parts {
+		part := &c.Parts[i]
+		var col frame.Column
+		if err := col.Decode(part.Data); err != nil {
+			return fmt.Errorf("answer of the instance: %w", err)
+		}
+		p.column(&col, &c.Series[part.Series])
+	}
+	return p.w.Flush()
+}
+
+// column prints one column. A row is what encoding/csv would write.
+func (p *historyPrinter) column(c *frame.Column, name *api.SeriesName) {
+	var series []byte
+	if p.several {
+		for _, s := range []string{name.Node, name.Type, name.Key} {
+			series = append(appendField(series, s), ',')
+		}
+	}
+	for i := range c.Len() {
+		if c.Removed(i) {
+			p.removed++
+			continue
+		}
+		b := append(appendTime(p.row[:0], c.Times[i]), ',')
+		b = append(b, series...)
+		if _, ok := c.Number(i); ok {
+			b = c.AppendText(b, i)
+		} else {
+			b = appendField(b, string(c.AppendText(nil, i)))
+		}
+		p.row = append(b, '\n')
+		_, _ = p.w.Write(p.row)
+	}
+}
+
+// appendTime appends a time in ns as RFC 3339 with as many digits as it needs.
+func appendTime(b []byte, ns uint64) []byte {
+	return point.TimeOf(ns).AppendFormat(b, time.RFC3339Nano)
+}
+
+// appendField appends a field of CSV, in quotes if it needs them.
+func appendField(b []byte, s string) []byte {
+	if s == `\.` || s != "" && (s[0] == ' ' || s[0] == '\t') || strings.ContainsAny(s, ",\"\r\n") {
+		b = append(b, '"')
+		b = append(b, strings.ReplaceAll(s, `"`, `""`)...)
+		return append(b, '"')
+	}
+	return append(b, s...)
+}
+
+// page prints one page of JSON, or of buckets.
 func (p *historyPrinter) page(r *api.HistoryReply) error {
-	p.gaps = r.Gaps
+	p.gaps = append(p.gaps, r.Gaps...)
 	for i := range r.Samples {
-		if err := p.sample(&r.Samples[i]); err != nil {
+		if err := p.element(&r.Samples[i]); err != nil {
 			return err
 		}
 	}
 	for i := range r.Buckets {
-		if err := p.bucket(&r.Buckets[i]); err != nil {
-			return err
+		b := &r.Buckets[i]
+		if !p.csv {
+			if err := p.element(b); err != nil {
+				return err
+			}
+			continue
 		}
-	}
-	return p.flush()
-}
-
-func (p *historyPrinter) flush() error {
-	if p.csv != nil {
-		p.csv.Flush()
-		if err := p.csv.Error(); err != nil {
-			return err
+		row := append(append(p.row[:0], b.Time...), ',')
+		if p.several {
+			for _, s := range []string{b.Node, b.Type, b.Key} {
+				row = append(appendField(row, s), ',')
+			}
 		}
+		row = strconv.AppendInt(row, int64(b.Count), 10)
+		for _, v := range []json.RawMessage{b.Min, b.Max, b.Mean, b.Last} {
+			row = appendField(append(row, ','), client.ValueText(v))
+		}
+		p.row = append(row, '\n')
+		_, _ = p.w.Write(p.row)
 	}
-	return p.buf.Flush()
-}
-
-func (p *historyPrinter) sample(s *api.Sample) error {
-	switch {
-	case p.csv == nil:
-		return p.element(s)
-	case s.Removed:
-		p.removed++
-		return nil
-	}
-	return p.csv.Write([]string{s.Time, client.SampleText(s)})
-}
-
-func (p *historyPrinter) bucket(b *api.Bucket) error {
-	if p.csv == nil {
-		return p.element(b)
-	}
-	return p.csv.Write([]string{
-		b.Time, strconv.Itoa(b.Count),
-		client.ValueText(b.Min), client.ValueText(b.Max), client.ValueText(b.Mean), client.ValueText(b.Last),
-	})
+	return p.w.Flush()
 }
 
 // element prints one element of a JSON list, on a line of its own.
@@ -182,29 +248,25 @@ func (p *historyPrinter) element(v any) error {
 		separator = "[\n"
 	}
 	p.rows++
-	if _, err := p.buf.WriteString(separator); err != nil {
-		return err
-	}
+	_, _ = p.w.WriteString(separator)
 	b, err := json.Marshal(v)
 	if err != nil {
 		return err
 	}
-	_, err = p.buf.Write(b)
+	_, err = p.w.Write(b)
 	return err
 }
 
 // close ends the output and tells what it does not show.
 func (p *historyPrinter) close(out *Out) error {
-	if p.csv == nil {
+	if !p.csv {
 		end := "\n]\n"
 		if p.rows == 0 {
 			end = "[]\n"
 		}
-		if _, err := p.buf.WriteString(end); err != nil {
-			return err
-		}
+		_, _ = p.w.WriteString(end)
 	}
-	if err := p.flush(); err != nil {
+	if err := p.w.Flush(); err != nil {
 		return err
 	}
 	if p.removed > 0 {

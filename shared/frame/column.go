@@ -43,6 +43,20 @@ func (c *Column) Point(i int) point.Point {
 	return point.Point{Time: c.Times[i], DataType: k.dataType, Tombstone: k.tombstone, Origin: k.origin, Data: c.texts[c.words[i]]}
 }
 
+// AppendText appends the value of point i as point.Text does.
+func (c *Column) AppendText(b []byte, i int) []byte {
+	k := c.kind(i)
+	p := point.Point{DataType: k.dataType}
+	if k.length == 0 {
+		p.Data = c.texts[c.words[i]]
+		return p.AppendText(b)
+	}
+	var data [8]byte
+	binary.LittleEndian.PutUint64(data[:], c.words[i])
+	p.Data = data[:k.length]
+	return p.AppendText(b)
+}
+
 // Number returns the value of point i as a number; false if it is none, or
 // the point is a removal.
 func (c *Column) Number(i int) (float64, bool) {

@@ -29,51 +29,33 @@ func (p Place) Compare(q Place) int {
 	return cmp.Or(cmp.Compare(p.Time, q.Time), cmp.Compare(p.Author, q.Author))
 }
 
-// Points returns the first points of some columns from a time on, before
-// another, and behind a place, in the order of their places; more tells
-// whether there are any behind them.
-func (a *Archive) Points(ctx context.Context, numbers []int, from, to uint64, after *Place, limit int) (list []Sample, more bool, err error) {
-	if after != nil {
-		from = max(from, after.Time)
-	}
-	for _, n := range numbers {
-		key, end := a.nameOf(n), to
-		if len(numbers) > 1 && len(list) > limit {
-			slices.SortFunc(list, byPlace)
-			list = list[:limit+1]
-			end = min(to, list[limit].Time+1)
-		}
-		found := 0
-		err := a.Read(ctx, n, from, end, false, func(p *Piece) error {
-			c, err := p.Points(ctx)
-			if err != nil {
-				return err
-			}
-			for i := range c.Len() {
-				at := Place{c.Times[i], key.Author}
-				if after != nil && at.Compare(*after) <= 0 {
-					continue
-				}
-				s := Sample{c.Point(i), key.Author}
-				s.Series = key.Series
-				if list = append(list, s); found == limit {
-					return errStop
-				}
-				found++
-			}
-			return nil
-		})
-		if err != nil && err != errStop {
-			return nil, false, err
-		}
-	}
-	if slices.SortFunc(list, byPlace); len(list) > limit {
-		return list[:limit], true, nil
-	}
-	return list, false, nil
-}
+// Next returns the place behind a place.
+func (p Place) Next() Place { return Place{p.Time, p.Author + "\x00"} }
 
-func byPlace(a, b Sample) int { return Place{a.Time, a.Author}.Compare(Place{b.Time, b.Author}) }
+// Points returns the first points of some columns from a place on and before a
+// time, in the order of their places; more tells whether there are any behind
+// them.
+func (a *Archive) Points(ctx context.Context, numbers []int, from Place, to uint64, limit int) (list []Sample, more bool, err error) {
+	err = a.Merged(ctx, numbers, from, to, func(number int, p *Piece) error {
+		c, err := p.Points(ctx)
+		if err != nil {
+			return err
+		}
+		key := a.nameOf(number)
+		for i := range c.Len() {
+			if len(list) == limit {
+				more = true
+				return errStop
+			}
+			list = append(list, key.sample(c.Point(i)))
+		}
+		return nil
+	})
+	if err == errStop {
+		err = nil
+	}
+	return list, more, err
+}
 
 // Newest returns the time from which on some columns together have at least n
 // points before a time, 0 if they have fewer.
@@ -384,3 +366,6 @@ func (k Key) sample(p point.Point) Sample {
 	p.Series = k.Series
 	return Sample{p, k.Author}
 }
+
+// byPlace orders samples.
+func byPlace(a, b Sample) int { return Place{a.Time, a.Author}.Compare(Place{b.Time, b.Author}) }

@@ -44,12 +44,37 @@ func (p *Piece) Encoded(ctx context.Context) (data []byte, points int, err error
 	return c.Encode(0, c.Len()), c.Len(), nil
 }
 
+// Skip takes the first points of a piece away, but not all of them.
+func (p *Piece) Skip(ctx context.Context, n int) error {
+	c, err := p.Points(ctx)
+	if err == nil {
+		*p = Piece{points: part(c, n, c.Len())}
+	}
+	return err
+}
+
 // From returns the time of its first point.
 func (p *Piece) From() uint64 {
 	if p.Summary != nil {
 		return p.Summary.From
 	}
 	return p.points.Times[0]
+}
+
+// Count returns how many points it has.
+func (p *Piece) Count() int {
+	if p.Summary != nil {
+		return p.Summary.Count
+	}
+	return p.points.Len()
+}
+
+// To returns the time of its last point.
+func (p *Piece) To() uint64 {
+	if p.Summary != nil {
+		return p.Summary.To
+	}
+	return p.points.Times[p.points.Len()-1]
 }
 
 // Sync reads what the logs have got since, so that what is durable there is

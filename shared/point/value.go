@@ -2,6 +2,7 @@ package point
 
 import (
 	"encoding/binary"
+	"encoding/hex"
 	"encoding/json"
 	"fmt"
 	"math"
@@ -77,42 +78,46 @@ func (p *Point) Number() (v float64, ok bool) {
 // Text returns the value as text that parses back to the same bits: numbers
 // in their shortest form, strings and JSON as they are, NaN, +Inf and -Inf by
 // name (a NaN with a payload as nan:<hex bits>), other bytes as hex.
-func (p *Point) Text() string {
+func (p *Point) Text() string { return string(p.AppendText(nil)) }
+
+// AppendText appends what Text returns.
+func (p *Point) AppendText(b []byte) []byte {
 	switch p.DataType {
 	case Float:
 		switch len(p.Data) {
 		case 4:
-			return floatText(float64(math.Float32frombits(binary.LittleEndian.Uint32(p.Data))), 32, uint64(binary.LittleEndian.Uint32(p.Data)))
+			bits := binary.LittleEndian.Uint32(p.Data)
+			return appendFloat(b, float64(math.Float32frombits(bits)), 32, uint64(bits))
 		case 8:
 			bits := binary.LittleEndian.Uint64(p.Data)
-			return floatText(math.Float64frombits(bits), 64, bits)
+			return appendFloat(b, math.Float64frombits(bits), 64, bits)
 		}
 	case Int:
 		if v, ok := p.Int64(); ok {
-			return strconv.FormatInt(v, 10)
+			return strconv.AppendInt(b, v, 10)
 		}
 	case Uint:
 		if v, ok := p.Uint64(); ok {
-			return strconv.FormatUint(v, 10)
+			return strconv.AppendUint(b, v, 10)
 		}
 	case String, JSON:
-		return string(p.Data)
+		return append(b, p.Data...)
 	}
-	return fmt.Sprintf("0x%x", p.Data)
+	return hex.AppendEncode(append(b, "0x"...), p.Data)
 }
 
-func floatText(v float64, size int, bits uint64) string {
+func appendFloat(b []byte, v float64, size int, bits uint64) []byte {
 	if math.IsNaN(v) {
 		if size == 64 && bits == math.Float64bits(math.NaN()) || size == 32 && bits == 0x7fc00000 {
-			return "NaN"
+			return append(b, "NaN"...)
 		}
-		return fmt.Sprintf("nan:%0*x", size/4, bits)
+		return fmt.Appendf(b, "nan:%0*x", size/4, bits)
 	}
 	format := byte('f')
 	if a := math.Abs(v); a != 0 && (a < 1e-6 || a >= 1e21) {
 		format = 'e'
 	}
-	return strconv.FormatFloat(v, format, -1, size)
+	return strconv.AppendFloat(b, v, format, -1, size)
 }
 
 // exactInt is the largest integer that every JSON reader holds exactly.
@@ -125,7 +130,7 @@ func (p *Point) AppendJSON(b []byte) []byte {
 	switch p.DataType {
 	case Float:
 		if v, ok := p.Float64(); ok && !math.IsNaN(v) && !math.IsInf(v, 0) {
-			return append(b, p.Text()...)
+			return p.AppendText(b)
 		}
 	case Int:
 		if v, ok := p.Int64(); ok && v <= exactInt && v >= -exactInt {
