@@ -265,9 +265,9 @@ type Bucket struct {
 	Min      json.RawMessage `json:"min"`
 	Max      json.RawMessage `json:"max"`
 	Mean     json.RawMessage `json:"mean"`
-	First    json.RawMessage `json:"first"`
 	Last     json.RawMessage `json:"last"`
 	DataType string          `json:"dataType"` // of last
+	First    json.RawMessage `json:"first"`
 	*SeriesName
 }
 

@@ -17,6 +17,7 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 
 	"github.com/sapflow/sapflow/shared/bus"
+	"github.com/sapflow/sapflow/shared/history"
 	"github.com/sapflow/sapflow/shared/journal"
 	"github.com/sapflow/sapflow/shared/point"
 	"github.com/sapflow/sapflow/shared/subject"
@@ -53,6 +54,7 @@ type stored struct {
 	Streams   []storedStream   `json:"streams"`
 	Snapshots []storedSnapshot `json:"snapshots"`
 	Removed   []journal.Span   `json:"removed,omitempty"` // oldest frames that a limit removed
+	History   *history.Report  `json:"history,omitempty"`
 	FreeBytes uint64           `json:"freeBytes"`
 	Problems  []string         `json:"problems"`
 }
@@ -97,9 +99,12 @@ func (t StoreTarget) read(ctx context.Context, open OpenStore) (r *stored, err e
 	for info := range list.Info() {
 		name, st := info.Config.Name, info.State
 		stream := storedStream{Name: name, Purpose: purposes[name], Messages: st.Msgs, Bytes: st.Bytes, last: st.LastSeq}
-		if stream.Purpose == "" {
+		switch {
+		case name == subject.StreamHistory:
+			stream.Purpose = "history"
+		case stream.Purpose == "":
 			stream.Purpose = s.Purpose(name)
-		} else {
+		default:
 			ends[name] = st.LastSeq
 		}
 		r.Streams = append(r.Streams, stream)
@@ -111,10 +116,14 @@ func (t StoreTarget) read(ctx context.Context, open OpenStore) (r *stored, err e
 		return nil, err
 	}
 	for i := range r.Streams {
-		if purposes[r.Streams[i].Name] == "" {
-			continue
+		stream := &r.Streams[i]
+		switch {
+		case stream.Name == subject.StreamHistory:
+			err = r.chunks(ctx, s.JS)
+		case purposes[stream.Name] != "":
+			err = r.log(ctx, s.JS, stream)
 		}
-		if err := r.log(ctx, s.JS, &r.Streams[i]); err != nil {
+		if err != nil {
 			return nil, err
 		}
 	}
@@ -146,6 +155,19 @@ func (r *stored) hidden(dir string) error {
 		}
 	}
 	return err
+}
+
+func (r *stored) chunks(ctx context.Context, js jetstream.JetStream) error {
+	s, err := js.Stream(ctx, subject.StreamHistory)
+	if err == nil {
+		r.History, err = history.Check(ctx, js, s)
+	}
+	if err != nil {
+		return fmt.Errorf("read history: %w", err)
+	}
+	r.Problems = append(r.Problems, r.History.Problems...)
+	r.History.Problems = nil
+	return nil
 }
 
 func (r *stored) log(ctx context.Context, js jetstream.JetStream, stream *storedStream) error {
@@ -296,6 +318,12 @@ func (c StoreStats) Run(ctx context.Context, out *Out, open OpenStore) error {
 	for _, s := range r.Removed {
 		rows = append(rows, []string{"removed", fmt.Sprintf("frames of %d points of %s, %d of them nowhere else", s.Points, s.Stream, s.Unsent)})
 	}
+	if h := r.History; h != nil {
+		rows = append(rows, []string{"history", fmt.Sprintf("%d points of %d series in %d chunks, %s%s", h.Points, h.Columns, h.Chunks, sizeText(h.Bytes), each(h.Bytes, h.Points))})
+		if h.Removed > 0 {
+			rows = append(rows, []string{"", fmt.Sprintf("%d points had to make room", h.Removed)})
+		}
+	}
 	rows = append(rows, []string{"free", sizeText(r.FreeBytes)})
 	if n := len(r.Problems); n > 0 {
 		rows = append(rows, []string{"problems", fmt.Sprintf("%d, see store check", n)})
@@ -304,6 +332,14 @@ func (c StoreStats) Run(ctx context.Context, out *Out, open OpenStore) error {
 		return err
 	}
 	return out.Table(rows)
+}
+
+// each returns how many bytes a point takes, "" for no point.
+func each(bytes, points uint64) string {
+	if points == 0 {
+		return ""
+	}
+	return fmt.Sprintf(", %.2f B a point", float64(bytes)/float64(points))
 }
 
 // purposeRows is a table of streams by purpose.
