@@ -157,7 +157,7 @@ func (a *agent) openStore(ctx context.Context) (err error) {
 	edge.Acked = func(string) frame.Cursor { return a.uplink.Acked().Cursor }
 	a.keeper = journal.NewKeeper(journal.KeeperConfig{
 		Shelves: []journal.Shelf{edge, down},
-		Max:     a.cfg.StoreMax, Free: a.dir.Free, Now: a.clock.Now, Spans: a.meta.Removed, Save: a.save,
+		Max:     a.cfg.StoreMax, MaxAge: a.cfg.StoreMaxAge, Free: a.dir.Free, Now: a.clock.Now, Spans: a.meta.Removed, Save: a.save,
 		Log: a.log.With().Str("component", "keeper").Logger(),
 	})
 	a.guard = journal.Guard{Free: a.dir.Free, Full: a.keeper.Kick, Revive: a.nats.ReopenStore}

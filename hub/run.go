@@ -260,7 +260,7 @@ func (h *hub) startBus(ctx context.Context) error {
 	}
 	h.meta = meta
 	h.keeper = journal.NewKeeper(journal.KeeperConfig{
-		Shelves: h.shelves(), Max: h.cfg.StoreMax, Free: h.dir.Free, Now: h.clock.Now, Spans: meta.Removed, Save: h.save,
+		Shelves: h.shelves(), Max: h.cfg.StoreMax, MaxAge: h.cfg.StoreMaxAge, Free: h.dir.Free, Now: h.clock.Now, Spans: meta.Removed, Save: h.save,
 		Log: h.log.With().Str("component", "keeper").Logger(),
 	})
 	h.guard = journal.Guard{Free: h.dir.Free, Full: h.keeper.Kick, Revive: h.nats.ReopenStore}

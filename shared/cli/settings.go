@@ -8,6 +8,7 @@ import (
 	"os"
 	"strconv"
 	"strings"
+	"time"
 
 	"github.com/goccy/go-yaml"
 )
@@ -55,6 +56,31 @@ func (s *Size) UnmarshalText(text []byte) error {
 	}
 	*s = Size(n * scale)
 	return nil
+}
+
+// Span is a time that may be given in days.
+type Span time.Duration
+
+// UnmarshalText reads a span.
+func (s *Span) UnmarshalText(text []byte) error {
+	d, err := parseSpan(string(text))
+	if err != nil || d < 0 {
+		return fmt.Errorf("%q is not a span such as 36h or 730d", text)
+	}
+	*s = Span(d)
+	return nil
+}
+
+// StoreSettings are settings of the store, the same at both ends.
+type StoreSettings struct {
+	Max    *Size `yaml:"max" env:"SAPFLOW_STORE_MAX" placeholder:"SIZE" help:"What logs and history may take, such as 200MB: the oldest history goes first, points that the other end lacks last. As much as the disk holds by default."`
+	MaxAge *Span `yaml:"maxAge" env:"SAPFLOW_STORE_MAX_AGE" placeholder:"SPAN" help:"How old history gets, such as 730d. As old as there is room by default."`
+}
+
+// Limits returns what was given, by flag and environment, else by file; 0 for
+// no limit.
+func (s StoreSettings) Limits(file StoreSettings) (bytes uint64, age time.Duration) {
+	return uint64(First(0, s.Max, file.Max)), time.Duration(First(0, s.MaxAge, file.MaxAge))
 }
 
 // CheckAddress tells whether the setting of a name is host:port.

@@ -54,6 +54,8 @@ type Shelf struct {
 type KeeperConfig struct {
 	Shelves []Shelf
 	Max     uint64 // bytes of all shelves together; 0 for no limit
+	// MaxAge is how old history gets; 0 for no limit.
+	MaxAge time.Duration
 	// Free returns the bytes left on the disk, and how many must be left.
 	Free func() (free, reserve uint64)
 	// Now returns hub time, ns.
@@ -252,6 +254,11 @@ func (k *Keeper) retire(ctx context.Context) error {
 	}
 	k.retired = time.Now()
 	now := k.cfg.Now()
+	if age := uint64(k.cfg.MaxAge); age > 0 && age < now {
+		if _, err := k.history.Remove(ctx, 0, now-age); err != nil {
+			return err
+		}
+	}
 	p := k.newPlan(func(s *Shelf) uint64 { return s.Saved() })
 	if err := p.pass(ctx, false, math.MaxUint64, now-min(now, frameAge)); err != nil || !p.any {
 		return err

@@ -36,9 +36,11 @@ type Config struct {
 	// CommitEvery is how often points are made durable that nobody waits for;
 	// default 0, by the gateway's plan.
 	CommitEvery time.Duration
-	// StoreMax bounds the bytes of all logs: the oldest points go first, those
-	// that the hub lacks last; default 0, as much as the disk holds.
+	// StoreMax bounds the bytes of logs and history: the oldest history goes
+	// first, points that the hub lacks last; default 0, as much as the disk holds.
 	StoreMax uint64
+	// StoreMaxAge bounds the age of history; default 0, no bound.
+	StoreMaxAge time.Duration
 	// SnapshotEvery is how often the state is written besides at a stop;
 	// default 10 min. It costs flash, and bounds how much of the logs a start
 	// after a crash reads.
@@ -59,18 +61,13 @@ type Config struct {
 // Settings are settings as a person gives them, by flag, environment or file:
 // nil where nothing was said. Its tags are for kong and for YAML.
 type Settings struct {
-	Data          *string        `yaml:"data" env:"SAPFLOW_DATA" placeholder:"DIR" help:"Directory of all that the agent stores."`
-	Listen        *string        `yaml:"listen" env:"SAPFLOW_LISTEN" placeholder:"127.0.0.1:4222" help:"Address where local programs connect by NATS. The default moves to a free port when it is taken."`
-	CommitEvery   *time.Duration `yaml:"commitEvery" env:"SAPFLOW_COMMIT_EVERY" placeholder:"10s" help:"How often points are made durable that nobody waits for, by the gateway's plan by default."`
-	SnapshotEvery *time.Duration `yaml:"snapshotEvery" env:"SAPFLOW_SNAPSHOT_EVERY" placeholder:"10m" help:"How often the state is written besides at a stop; a start after a crash reads what came since."`
-	Proxy         *string        `yaml:"proxy" env:"SAPFLOW_PROXY" placeholder:"URL" help:"HTTP proxy on the way to the hub, by HTTPS_PROXY and NO_PROXY by default. Keep a password out of the command line: others can read that."`
-	Store         StoreSettings  `yaml:"store" embed:"" prefix:"store-"`
-	LogLevel      *string        `yaml:"logLevel" env:"SAPFLOW_LOG_LEVEL" placeholder:"info" help:"debug, info, warn or error."`
-}
-
-// StoreSettings are settings of the store.
-type StoreSettings struct {
-	Max *cli.Size `yaml:"max" env:"SAPFLOW_STORE_MAX" placeholder:"SIZE" help:"What the logs may take, such as 200MB: the oldest points go first, those that the hub lacks last. As much as the disk holds by default."`
+	Data          *string           `yaml:"data" env:"SAPFLOW_DATA" placeholder:"DIR" help:"Directory of all that the agent stores."`
+	Listen        *string           `yaml:"listen" env:"SAPFLOW_LISTEN" placeholder:"127.0.0.1:4222" help:"Address where local programs connect by NATS. The default moves to a free port when it is taken."`
+	CommitEvery   *time.Duration    `yaml:"commitEvery" env:"SAPFLOW_COMMIT_EVERY" placeholder:"10s" help:"How often points are made durable that nobody waits for, by the gateway's plan by default."`
+	SnapshotEvery *time.Duration    `yaml:"snapshotEvery" env:"SAPFLOW_SNAPSHOT_EVERY" placeholder:"10m" help:"How often the state is written besides at a stop; a start after a crash reads what came since."`
+	Proxy         *string           `yaml:"proxy" env:"SAPFLOW_PROXY" placeholder:"URL" help:"HTTP proxy on the way to the hub, by HTTPS_PROXY and NO_PROXY by default. Keep a password out of the command line: others can read that."`
+	Store         cli.StoreSettings `yaml:"store" embed:"" prefix:"store-"`
+	LogLevel      *string           `yaml:"logLevel" env:"SAPFLOW_LOG_LEVEL" placeholder:"info" help:"debug, info, warn or error."`
 }
 
 // Load completes what flags and environment gave with the YAML file at path,
@@ -88,9 +85,9 @@ func (s Settings) Load(path string) (Config, error) {
 		ListenGiven:   s.Listen != nil || f.Listen != nil,
 		CommitEvery:   cli.First(0, s.CommitEvery, f.CommitEvery),
 		SnapshotEvery: cli.First(DefaultSnapshotEvery, s.SnapshotEvery, f.SnapshotEvery),
-		StoreMax:      uint64(cli.First(0, s.Store.Max, f.Store.Max)),
 		LogLevel:      cli.First(DefaultLogLevel, s.LogLevel, f.LogLevel),
 	}
+	c.StoreMax, c.StoreMaxAge = s.Store.Limits(f.Store)
 	var err error
 	if c.Proxy, err = parseProxy(cli.First("", s.Proxy, f.Proxy)); err != nil {
 		return Config{}, err

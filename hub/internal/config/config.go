@@ -6,6 +6,7 @@ package config
 import (
 	"errors"
 	"fmt"
+	"time"
 
 	"github.com/rs/zerolog"
 
@@ -46,9 +47,12 @@ type Config struct {
 	TLSCert, TLSKey string
 	// NodeStreams says how the points of nodes lie in streams.
 	NodeStreams NodeStreams
-	// StoreMax bounds the bytes of all logs: the oldest points go first; default
-	// 0, as much as the disk holds.
+	// StoreMax bounds the bytes of logs and history: the oldest history goes
+	// first, points that a gateway lacks last; default 0, as much as the disk
+	// holds.
 	StoreMax uint64
+	// StoreMaxAge bounds the age of history; default 0, no bound.
+	StoreMaxAge time.Duration
 	// LogLevel is debug, info, warn or error; default info.
 	LogLevel string
 
@@ -79,7 +83,7 @@ type Settings struct {
 	TLSCert       *string             `yaml:"tlsCert" name:"tls-cert" env:"SAPFLOW_TLS_CERT" placeholder:"FILE" help:"Certificate in PEM."`
 	TLSKey        *string             `yaml:"tlsKey" name:"tls-key" env:"SAPFLOW_TLS_KEY" placeholder:"FILE" help:"Key of the certificate in PEM."`
 	NodeStreams   NodeStreamsSettings `yaml:"nodeStreams" embed:"" prefix:"node-streams-"`
-	Store         StoreSettings       `yaml:"store" embed:"" prefix:"store-"`
+	Store         cli.StoreSettings   `yaml:"store" embed:"" prefix:"store-"`
 	LogLevel      *string             `yaml:"logLevel" env:"SAPFLOW_LOG_LEVEL" placeholder:"info" help:"debug, info, warn or error."`
 }
 
@@ -87,11 +91,6 @@ type Settings struct {
 type NodeStreamsSettings struct {
 	Layout        *string `yaml:"layout" env:"SAPFLOW_NODE_STREAMS_LAYOUT" placeholder:"node" help:"Of a new hub: node, two streams for every node, shard, a fixed number that nodes share, or none."`
 	MaxPerSubject *int    `yaml:"maxPerSubject" env:"SAPFLOW_NODE_STREAMS_MAX_PER_SUBJECT" placeholder:"1000" help:"Points of each series that the streams of a node keep."`
-}
-
-// StoreSettings are settings of the store.
-type StoreSettings struct {
-	Max *cli.Size `yaml:"max" env:"SAPFLOW_STORE_MAX" placeholder:"SIZE" help:"What the logs may take, such as 50GB: the oldest points go first, those that a gateway lacks last. As much as the disk holds by default."`
 }
 
 // Load completes what flags and environment gave with the YAML file at path,
@@ -116,9 +115,9 @@ func (s Settings) Load(path string) (Config, error) {
 			Layout:        cli.First("", s.NodeStreams.Layout, f.NodeStreams.Layout),
 			MaxPerSubject: cli.First(DefaultMaxPerSubject, s.NodeStreams.MaxPerSubject, f.NodeStreams.MaxPerSubject),
 		},
-		StoreMax: uint64(cli.First(0, s.Store.Max, f.Store.Max)),
 		LogLevel: cli.First(DefaultLogLevel, s.LogLevel, f.LogLevel),
 	}
+	c.StoreMax, c.StoreMaxAge = s.Store.Limits(f.Store)
 	return c, c.check()
 }
 
