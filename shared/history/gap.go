@@ -165,10 +165,11 @@ func (a *Archive) loadRemoved(ctx context.Context) error {
 func (a *Archive) Bytes(ctx context.Context) (uint64, error) { return a.store.bytes(ctx) }
 
 // Remove removes the oldest chunks until so many bytes are free, or nothing
-// older than a time in ns is left if that is more; it returns the bytes. Of
-// the newest chunk of a group a little stays. Queries tell what is gone. What
-// a crash left in chunks and a log has as well must be settled before.
-func (a *Archive) Remove(ctx context.Context, need, before uint64) (freed uint64, err error) {
+// older than a time in ns is left if that is more; it returns the bytes. The
+// newest chunk of a group stays, a little of it if even must is not free else.
+// Queries tell what is gone. What a crash left in chunks and a log has as well
+// must be settled before.
+func (a *Archive) Remove(ctx context.Context, need, must, before uint64) (freed uint64, err error) {
 	a.writing.Lock()
 	defer a.writing.Unlock()
 	if !a.settled {
@@ -176,7 +177,7 @@ func (a *Archive) Remove(ctx context.Context, need, before uint64) (freed uint64
 	}
 	for {
 		group, end, err := a.oldest(ctx)
-		if err != nil || group < 0 && freed >= need || group >= 0 && freed >= need && end > before {
+		if err != nil || group < 0 && freed >= must || group >= 0 && freed >= need && end > before {
 			return freed, err
 		}
 		if group < 0 {

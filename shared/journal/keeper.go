@@ -72,9 +72,10 @@ type History interface {
 	Settle(ctx context.Context) error
 	// Bytes returns what the chunks take.
 	Bytes(ctx context.Context) (uint64, error)
-	// Remove removes the oldest chunks, bytes or as much as may go, and all that
-	// is older than a time in ns; it returns how many bytes.
-	Remove(ctx context.Context, bytes, before uint64) (uint64, error)
+	// Remove removes the oldest chunks, bytes or as much as may go, must even of
+	// the newest, and all that is older than a time in ns; it returns how many
+	// bytes.
+	Remove(ctx context.Context, bytes, must, before uint64) (uint64, error)
 }
 
 // Keeper removes the oldest frames of logs once they are in chunks. Those that
@@ -255,7 +256,7 @@ func (k *Keeper) retire(ctx context.Context) error {
 	k.retired = time.Now()
 	now := k.cfg.Now()
 	if age := uint64(k.cfg.MaxAge); age > 0 && age < now {
-		if _, err := k.history.Remove(ctx, 0, now-age); err != nil {
+		if _, err := k.history.Remove(ctx, 0, 0, now-age); err != nil {
 			return err
 		}
 	}
@@ -369,7 +370,7 @@ func (k *Keeper) plan(ctx context.Context, safe func(*Shelf) uint64, need, must 
 		return nil, err
 	}
 	if k.history != nil && p.freed < need {
-		n, err := k.history.Remove(ctx, need-p.freed, 0)
+		n, err := k.history.Remove(ctx, need-p.freed, must-min(must, p.freed), 0)
 		if err != nil {
 			return nil, err
 		}
