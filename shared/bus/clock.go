@@ -22,9 +22,9 @@ var built = time.Date(2026, 11, 1, 0, 0, 0, 0, time.UTC)
 
 // Clock estimates hub time: the local clock, unless it is more than 5 min from
 // what the hub has told in the last month, counted on from there, so that a
-// local clock may leap as it likes. A clock that is not set, and was told nothing,
-// goes on from the newest time that was stored. The zero Clock uses the
-// system's clock.
+// local clock may leap as it likes. A clock that is not set, and was told nothing
+// in that month, goes on from the newest time that was stored, given or told. The
+// zero Clock uses the system's clock.
 type Clock struct {
 	// Wall and Steady are for tests; time.Now and the time since boot, suspend
 	// included, by default. Steady never leaps.
@@ -34,7 +34,7 @@ type Clock struct {
 	mu     sync.Mutex
 	told   time.Time     // hub time when Steady was at; zero before the first
 	at     time.Duration // of Steady, when told was
-	newest uint64        // newest time stored
+	newest uint64        // no time given or told until at was later
 }
 
 func (c *Clock) wall() time.Time {
@@ -57,6 +57,10 @@ func (c *Clock) steady() time.Duration {
 func (c *Clock) Now() uint64 {
 	c.mu.Lock()
 	defer c.mu.Unlock()
+	return c.now()
+}
+
+func (c *Clock) now() uint64 {
 	w := c.wall()
 	if !c.told.IsZero() && c.steady()-c.at < trust {
 		if hub := c.hub(); w.Sub(hub).Abs() > maxSkew {
@@ -85,6 +89,7 @@ func (c *Clock) Resume(newest uint64) {
 func (c *Clock) HubTime(ns uint64) (skew time.Duration) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
+	c.newest = max(c.newest, c.now(), ns)
 	c.told, c.at = point.TimeOf(ns), c.steady()
 	if skew = c.wall().Sub(c.told); skew.Abs() <= maxSkew {
 		return 0

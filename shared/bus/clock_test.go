@@ -118,3 +118,28 @@ func TestClockLeaps(t *testing.T) {
 	}
 	b.shows(t, "put right", noon.Add(3*time.Hour))
 }
+
+// TestClockNotSetForLong: a box without a clock that was told the time once
+// goes on from there when that is too old to count.
+func TestClockNotSetForLong(t *testing.T) {
+	const day = 24 * time.Hour
+	b := newBox(time.Unix(0, 0))
+	b.Resume(point.Nanos(noon))
+	b.HubTime(point.Nanos(noon.Add(100 * day))) // it was off for that long
+	var last uint64
+	for d := range 60 {
+		now := b.Now()
+		if now < last {
+			t.Fatalf("on day %d it is %s, behind %s", d, point.TimeOf(now), point.TimeOf(last))
+		}
+		b.shows(t, "without a hub", noon.Add(100*day+time.Duration(d)*day))
+		last = now
+		b.pass(day)
+	}
+	b.HubTime(point.Nanos(noon)) // the hub's clock was put back
+	b.shows(t, "after the word of the hub", noon)
+	b.pass(31 * day)
+	if now := b.Now(); now < last {
+		t.Errorf("a month after it is %s, behind %s", point.TimeOf(now), point.TimeOf(last))
+	}
+}
