@@ -150,7 +150,6 @@ func (a *agent) openStore(ctx context.Context) (err error) {
 			Name: stream, Store: store, Single: true,
 			Chunked: func() uint64 { return a.history.Done(stream) },
 			Safe:    func() uint64 { return a.bus.Covered(stream) },
-			Saved:   func() uint64 { return bus.SavedUpTo(a.dir.Path, func(m *bus.Meta) uint64 { return m.Streams[stream] }) },
 		}
 	}
 	edge, down := shelf(subject.StreamEdge, a.edgeStore()), shelf(subject.StreamDown, a.downStore())
@@ -158,6 +157,9 @@ func (a *agent) openStore(ctx context.Context) (err error) {
 	a.keeper = journal.NewKeeper(journal.KeeperConfig{
 		Shelves: []journal.Shelf{edge, down},
 		Max:     a.cfg.StoreMax, MaxAge: a.cfg.StoreMaxAge, Free: a.dir.Free, Now: a.clock.Now, Spans: a.meta.Removed, Save: a.save,
+		Saved: func() map[string]uint64 {
+			return bus.SavedUpTo(a.dir.Path, func(m *bus.Meta) map[string]uint64 { return m.Streams })
+		},
 		Log: a.log.With().Str("component", "keeper").Logger(),
 	})
 	a.guard = journal.Guard{Free: a.dir.Free, Full: a.keeper.Kick, Revive: a.nats.ReopenStore}

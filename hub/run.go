@@ -208,7 +208,6 @@ func (h *hub) written(s jetstream.Stream, subject string) journal.Store {
 
 // shelves are the logs that the keeper may take from.
 func (h *hub) shelves() []journal.Shelf {
-	// What state and views have: of now, or of a snapshot.
 	viewed := func(stream string, of func() (edge, hub uint64)) uint64 {
 		edge, hub := of()
 		if stream == subject.StreamHub {
@@ -224,22 +223,36 @@ func (h *hub) shelves() []journal.Shelf {
 				defer h.bell.Ring() // for a checkpoint of the node streams
 				return min(h.bus.Covered(stream), viewed(stream, h.relay.Done), viewed(stream, h.streams.Safe))
 			},
-			Saved: func() uint64 {
-				saved := bus.SavedUpTo(h.dir.Path, func(m *bus.Meta) uint64 {
-					return min(m.Streams[stream], viewed(stream, func() (uint64, uint64) { return relay.DoneIn(m) }))
-				})
-				return min(saved, viewed(stream, h.streams.Safe))
-			},
 		}
 	}
 	edge, own := shelf(subject.StreamEdge, subject.LogsOf(subject.StreamEdge)), shelf(subject.StreamHub, subject.LogHub)
 	own.Single = true
-	all := func() uint64 { return math.MaxUint64 } // what is state here other logs hold
 	return []journal.Shelf{edge, own, {
 		Name: subject.StreamDown, Store: h.store(h.down, subject.LogsOf(subject.StreamDown)), Spare: true,
 		Acked: func(s string) frame.Cursor { return h.door.Acked(subject.ParseLog(s)) },
-		Safe:  all, Saved: all,
+		Safe:  func() uint64 { return all },
 	}}
+}
+
+// all is what DOWN does without: what is state here other logs hold.
+const all = math.MaxUint64
+
+// savedUpTo returns, by stream, up to where views and the snapshots that there are
+// need no frame.
+func (h *hub) savedUpTo() map[string]uint64 {
+	saved := bus.SavedUpTo(h.dir.Path, func(m *bus.Meta) map[string]uint64 {
+		edge, own := relay.DoneIn(m)
+		return map[string]uint64{
+			subject.StreamEdge: min(m.Streams[subject.StreamEdge], edge),
+			subject.StreamHub:  min(m.Streams[subject.StreamHub], own),
+		}
+	})
+	edge, own := h.streams.Safe()
+	return map[string]uint64{
+		subject.StreamEdge: min(saved[subject.StreamEdge], edge),
+		subject.StreamHub:  min(saved[subject.StreamHub], own),
+		subject.StreamDown: all,
+	}
 }
 
 func (h *hub) stream(name string) jetstream.Stream {
@@ -260,7 +273,7 @@ func (h *hub) startBus(ctx context.Context) error {
 	}
 	h.meta = meta
 	h.keeper = journal.NewKeeper(journal.KeeperConfig{
-		Shelves: h.shelves(), Max: h.cfg.StoreMax, MaxAge: h.cfg.StoreMaxAge, Free: h.dir.Free, Now: h.clock.Now, Spans: meta.Removed, Save: h.save,
+		Shelves: h.shelves(), Max: h.cfg.StoreMax, MaxAge: h.cfg.StoreMaxAge, Free: h.dir.Free, Now: h.clock.Now, Spans: meta.Removed, Save: h.save, Saved: h.savedUpTo,
 		Log: h.log.With().Str("component", "keeper").Logger(),
 	})
 	h.guard = journal.Guard{Free: h.dir.Free, Full: h.keeper.Kick, Revive: h.nats.ReopenStore}

@@ -46,12 +46,16 @@ func Snapshots(dir string) ([]SnapshotFile, error) {
 	return list, nil
 }
 
-// SavedUpTo returns the least of what the two snapshots in dir say, 0 unless
-// there are two that are whole.
-func SavedUpTo(dir string, of func(*Meta) uint64) uint64 {
+// SavedUpTo returns the least of what the two snapshots in dir say of each
+// stream, nothing unless there are two that are whole.
+func SavedUpTo(dir string, of func(*Meta) map[string]uint64) map[string]uint64 {
 	list, err := Snapshots(dir)
 	if err != nil || len(list) < 2 || list[0].Err != nil || list[1].Err != nil {
-		return 0
+		return nil
 	}
-	return min(of(&list[0].Meta), of(&list[1].Meta))
+	least, other := of(&list[0].Meta), of(&list[1].Meta)
+	for stream, seq := range least {
+		least[stream] = min(seq, other[stream])
+	}
+	return least
 }

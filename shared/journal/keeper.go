@@ -45,8 +45,6 @@ type Shelf struct {
 	// Safe returns up to which message state and views need no frame, once a
 	// snapshot of now has been saved.
 	Safe func() uint64
-	// Saved returns the same for the snapshots that there are.
-	Saved func() uint64
 }
 
 // KeeperConfig says what a keeper looks after. All fields but Max and Log must
@@ -63,7 +61,10 @@ type KeeperConfig struct {
 	Spans map[string]Span // by subject, from the snapshot
 	// Save writes a snapshot that holds Keeper.Planned.
 	Save func() error
-	Log  zerolog.Logger
+	// Saved returns, by shelf, up to which message state and views need no frame
+	// with the snapshots that there are.
+	Saved func() map[string]uint64
+	Log   zerolog.Logger
 }
 
 // History is what a keeper needs of the chunks.
@@ -237,7 +238,8 @@ func (k *Keeper) Tidy(ctx context.Context) error {
 		// A disk that is full has no room for that: what goes now is what the
 		// snapshots that there are do without, and the next one tells of it.
 		k.cfg.Log.Warn().Err(err).Msg("no snapshot before a removal")
-		plan, err = k.plan(ctx, func(s *Shelf) uint64 { return s.Saved() }, need, must)
+		saved := k.cfg.Saved()
+		plan, err = k.plan(ctx, func(s *Shelf) uint64 { return saved[s.Name] }, need, must)
 		if plan == nil || err != nil {
 			return err
 		}
@@ -260,7 +262,8 @@ func (k *Keeper) retire(ctx context.Context) error {
 			return err
 		}
 	}
-	p := k.newPlan(func(s *Shelf) uint64 { return s.Saved() })
+	saved := k.cfg.Saved()
+	p := k.newPlan(func(s *Shelf) uint64 { return saved[s.Name] })
 	if err := p.pass(ctx, false, math.MaxUint64, now-min(now, frameAge)); err != nil || !p.any {
 		return err
 	}

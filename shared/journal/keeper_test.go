@@ -20,6 +20,7 @@ type shop struct {
 	acked  map[string]frame.Cursor
 	safe   uint64
 	saved  uint64 // by the snapshots that there are
+	looks  int    // at them
 	saves  int
 	broken bool // saving fails
 	cfg    journal.KeeperConfig
@@ -41,7 +42,6 @@ func newShop(t *testing.T, gateways ...string) *shop {
 			Name: "EDGE", Store: s.store,
 			Acked: func(subject string) frame.Cursor { return s.acked[subject] },
 			Safe:  func() uint64 { return s.safe },
-			Saved: func() uint64 { return s.saved },
 		}},
 		Free: func() (uint64, uint64) { return 1, 0 },
 		Save: func() error {
@@ -50,6 +50,10 @@ func newShop(t *testing.T, gateways ...string) *shop {
 			}
 			s.saves++
 			return nil
+		},
+		Saved: func() map[string]uint64 {
+			s.looks++
+			return map[string]uint64{"EDGE": s.saved}
 		},
 	}
 	s.Keeper = journal.NewKeeper(s.cfg)
@@ -226,8 +230,11 @@ func TestKeeperCrash(t *testing.T) {
 			t.Fatalf("without a snapshot: error %v, %d points are left, removed %v, planned %v", err, s.held("a"), s.Spans(), s.Planned())
 		}
 	}
-	s.saved = 3 // what the snapshots that there are do without goes all the same
+	s.saved, s.looks = 3, 0 // what the snapshots that there are do without goes all the same
 	s.tidy()
+	if s.looks != 1 {
+		t.Errorf("looked %d times at the snapshots for one removal", s.looks)
+	}
 	if held := s.held("a"); held != 170 {
 		t.Errorf("%d points are left, want 170: three frames may go", held)
 	}
