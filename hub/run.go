@@ -333,7 +333,7 @@ func (h *hub) openHistory(ctx context.Context) (err error) {
 		return err
 	}
 	h.history, err = history.Open(ctx, history.Config{
-		JetStream: h.js, Stream: h.chunks, Tail: historyTail, Room: h.guard.ChunkRoom,
+		JetStream: h.js, Stream: h.chunks, Tail: historyTail, Room: h.guard.Room,
 		Sources: []history.Source{
 			{Name: subject.StreamEdge, Store: h.store(h.edge, subject.LogsOf(subject.StreamEdge)), Author: subject.ParseLog},
 			{Name: subject.StreamHub, Store: h.store(h.own, subject.LogHub), Author: author},
@@ -437,7 +437,7 @@ func (h *hub) startViews(context.Context) error {
 func (h *hub) nodeStreams(edge, own view.Source) *streams.View {
 	return streams.New(streams.Config{
 		Conn: h.conns[cred.CORE], JS: h.js, Edge: edge, Hub: own, Instance: h.bus, Layout: h.layout, Dir: h.dir.Path,
-		MaxPerSubject: h.cfg.NodeStreams.MaxPerSubject, Wake: h.bell.Listen(), Log: h.log,
+		MaxPerSubject: h.cfg.NodeStreams.MaxPerSubject, Wake: h.bell.Listen(), Room: h.guard.Room, Log: h.log,
 	})
 }
 

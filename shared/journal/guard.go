@@ -42,21 +42,15 @@ type guarded struct {
 	silent atomic.Int32 // appends without an answer since the last one that had it
 }
 
-// Room tells whether a log may be written to.
-func (g *Guard) Room() error {
-	free, reserve := g.Free()
-	return g.room(free, reserve)
-}
+// Room returns ErrDiskFull when there is no room for what logs bring about
+// besides, as chunks and views. They may have half of what logs must leave: a frame that
+// they have not got cannot go.
+func (g *Guard) Room() error { return g.room(2) }
 
-// ChunkRoom tells whether chunks may be written. They need less than the frames
-// that may go for them, so they get on with half of what is kept free.
-func (g *Guard) ChunkRoom() error {
+// room returns ErrDiskFull when one part in so many of the reserve is used up.
+func (g *Guard) room(part uint64) error {
 	free, reserve := g.Free()
-	return g.room(free, reserve/2)
-}
-
-func (g *Guard) room(free, reserve uint64) error {
-	if free >= reserve {
+	if reserve /= part; free >= reserve {
 		return nil
 	}
 	g.Full()
@@ -65,7 +59,7 @@ func (g *Guard) room(free, reserve uint64) error {
 
 // Append implements Store.
 func (s *guarded) Append(ctx context.Context, data []byte, last uint64) (uint64, error) {
-	if err := s.guard.Room(); err != nil {
+	if err := s.guard.room(1); err != nil {
 		return 0, err
 	}
 	began := time.Now()

@@ -16,6 +16,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"math"
 	"os"
 	"path/filepath"
 	"slices"
@@ -61,6 +62,7 @@ type Config struct {
 	Dir           string // the data directory, where the checkpoint file is
 	MaxPerSubject int    // messages kept per subject; 1000 by default
 	Wake          <-chan struct{}
+	Room          func() error // why streams must not grow now, nil if they may
 	Log           zerolog.Logger
 }
 
@@ -113,6 +115,7 @@ type View struct {
 	mu    sync.Mutex
 	since []since // of checkpoints, for Safe; oldest first
 	asked bool    // Safe was called since the last checkpoint
+	spare *place  // while there is no room: what only streams made anew need
 }
 
 // since is a place and when the streams had all before it.
@@ -133,10 +136,45 @@ func (v *View) Safe() (edge, hub uint64) {
 	defer v.mu.Unlock()
 	v.asked = true
 	v.prune()
-	if len(v.since) == 0 || time.Since(v.since[0].at) <= flushed {
-		return 0, 0
+	switch {
+	case len(v.since) > 0 && time.Since(v.since[0].at) > flushed:
+		return v.since[0].Edge, v.since[0].Hub
+	case v.spare != nil:
+		return v.spare.Edge, v.spare.Hub
 	}
-	return v.since[0].Edge, v.since[0].Hub
+	return 0, 0
+}
+
+// await waits until there is room. A stream that is made anew does not keep
+// the oldest frames in the logs meanwhile, else there never was any.
+func (v *View) await(ctx context.Context) error {
+	err := v.cfg.Room()
+	if err == nil {
+		return nil
+	}
+	v.cfg.Log.Warn().Err(err).Msg("node streams wait for room, those made anew may lack the oldest points")
+	spare := &place{Edge: math.MaxUint64, Hub: math.MaxUint64}
+	if len(v.kept) > 0 {
+		*spare = v.kept[0].Place
+	}
+	v.setSpare(spare)
+	defer v.setSpare(nil)
+	tick := time.NewTicker(view.Retry)
+	defer tick.Stop()
+	for v.cfg.Room() != nil {
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-tick.C:
+		}
+	}
+	return nil
+}
+
+func (v *View) setSpare(p *place) {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	v.spare = p
 }
 
 // file is what the checkpoint file holds.
@@ -385,6 +423,11 @@ func (v *View) provision(ctx context.Context, want map[string]listening, from pl
 func (v *View) configure(ctx context.Context, want jetstream.StreamConfig, have *jetstream.StreamConfig) error {
 	if have != nil && have.MaxMsgsPerSubject == want.MaxMsgsPerSubject && have.SubjectTransform != nil && *have.SubjectTransform == *want.SubjectTransform {
 		return nil
+	}
+	if have == nil {
+		if err := v.await(ctx); err != nil {
+			return err
+		}
 	}
 	if err := ctx.Err(); err != nil {
 		return err
@@ -636,6 +679,12 @@ func (v *View) append(msgs []message, s *nodeStream, p *point.Point) []message {
 // publish sends messages, asks for an answer to the last one of each stream,
 // and compares the sequences: a stream that lost one answers with less.
 func (v *View) publish(ctx context.Context, msgs []message) error {
+	if len(msgs) == 0 {
+		return nil
+	}
+	if err := v.await(ctx); err != nil {
+		return err
+	}
 	last := map[*nodeStream]int{}
 	for i := range msgs {
 		last[msgs[i].to] = i

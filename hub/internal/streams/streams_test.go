@@ -10,7 +10,9 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"testing"
+	"time"
 
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
@@ -77,7 +79,7 @@ func start(t *testing.T, layout Layout) *world {
 	})
 	w.cfg = Config{
 		Conn: w.nc, JS: w.js, Edge: edge, Hub: own, Instance: w.bus, Layout: layout, Dir: w.dir, MaxPerSubject: 100_000,
-		Log: zerolog.New(zerolog.NewTestWriter(t)),
+		Room: func() error { return nil }, Log: zerolog.New(zerolog.NewTestWriter(t)),
 	}
 	w.write(slices.Concat(point.Edge("root", "gw", point.NodeGateway), point.Edge("gw", "pump", "pump"), point.Edge("gw", "valve", "valve")))
 	return w
@@ -372,6 +374,83 @@ func (f *failing) Next(ctx context.Context, seq uint64) (journal.Message, error)
 		return journal.Message{}, errors.New("the disk does not answer")
 	}
 	return f.Store.Next(ctx, seq)
+}
+
+// Near a full disk no stream is made or filled, and the logs may lose what only
+// streams made anew need. With room all goes on.
+func TestNoRoom(t *testing.T) {
+	layouts(t, func(t *testing.T, w *world) {
+		const reserve = 2 << 20
+		var free, asked atomic.Uint64
+		guard := &journal.Guard{
+			Free: func() (uint64, uint64) { asked.Add(1); return free.Load(), reserve },
+			Full: func() {},
+		}
+		w.cfg.Room = guard.Room
+		streams := func() (n int) {
+			t.Helper()
+			list := w.js.StreamNames(t.Context())
+			for name := range list.Name() {
+				if Owned(name) {
+					n++
+				}
+			}
+			if err := list.Err(); err != nil {
+				t.Fatal(err)
+			}
+			return n
+		}
+		// waits runs a view, looks once it waits, and returns when it has
+		// published all with the room that there is then.
+		waits := func(look func(*View)) {
+			t.Helper()
+			v := New(w.cfg)
+			done := make(chan error, 1)
+			go func() { done <- v.work(t.Context(), func() {}) }()
+			for edge := uint64(0); edge == 0; edge, _ = v.Safe() {
+				select {
+				case err := <-done:
+					t.Fatalf("without room the work is done: %v", err)
+				case <-time.After(time.Millisecond):
+				}
+			}
+			look(v)
+			free.Store(reserve)
+			if err := <-done; err != nil {
+				t.Fatal(err)
+			}
+			if edge, own := v.Safe(); edge != 0 || own != 0 { // not flushed yet
+				t.Errorf("with room the logs may lose what is before %d and %d", edge, own)
+			}
+			v.checkpoint()
+		}
+		w.feed(0, 1500)
+		free.Store(reserve/2 - 1)
+		waits(func(*View) {
+			if n := streams(); n > 0 {
+				t.Errorf("%d streams were made without room", n)
+			}
+		})
+		w.check(1500)
+
+		had := w.bus.Covered(subject.StreamEdge)
+		w.feed(1500, 500)
+		free.Store(reserve/2 - 1)
+		waits(func(v *View) {
+			if edge, _ := v.Safe(); edge > had {
+				t.Errorf("the logs may lose what is before %d, where streams have what is before %d", edge, had)
+			}
+			if n := w.count("pump"); n != 1500 {
+				t.Errorf("%d points were published without room, want 1500", n)
+			}
+		})
+		w.check(2000)
+		free.Store(0)
+		asked.Store(0)
+		if w.view(); asked.Load() > 0 {
+			t.Error("a view with nothing to do waits for room")
+		}
+	})
 }
 
 // Streams of the other layout, as a change that was interrupted leaves them,
