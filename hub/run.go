@@ -387,6 +387,11 @@ func (h *hub) startFleet(ctx context.Context) (err error) {
 		Down:  func(id string) journal.Store { return h.written(h.down, subject.LogDown(id)) },
 		Acked: h.meta.Acked, Heads: h.meta.Heads, Chains: h.meta.Chains, Fresh: h.meta.Fresh,
 		Kick: h.nats.KickDevice, Stored: h.bell.Ring, Save: h.save, Log: h.log,
+		Reached: func(id string, at frame.Cursor) { h.keeper.Reached(subject.LogDown(id), at) },
+		Telling: func(id string, at frame.Cursor, f *frame.Frame) error {
+			h.keeper.Telling(subject.LogDown(id), at, f)
+			return h.save()
+		},
 	})
 	devices, err := h.fleet.List(ctx)
 	if err != nil {

@@ -194,10 +194,16 @@ func (k *Keeper) Telling(subject string, at frame.Cursor, f *frame.Frame) {
 func (k *Keeper) Reached(subject string, at frame.Cursor) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
-	if s, ok := k.spans[subject]; ok && !at.Less(s.End) {
+	s, ok := k.spans[subject]
+	switch {
+	case !ok:
+		return
+	case !at.Less(s.End):
 		s.Unsent = s.Told
-		k.spans[subject] = s
+	case at == (frame.Cursor{}): // another reader than the one that was told
+		s.Told, s.Gap, s.At = 0, 0, at
 	}
+	k.spans[subject] = s
 }
 
 // Run tidies until ctx ends. A removal that a crash interrupted is finished

@@ -54,7 +54,11 @@ type Config struct {
 	Kick     func(id string)               // closes a gateway's connection
 	Stored   func()                        // a frame was stored and applied
 	Save     func() error                  // writes a snapshot
-	Log      zerolog.Logger
+	// Reached is told where a gateway stands in its DOWN log, and Telling that it
+	// is about to be told of a gap there before a frame; its error puts that off.
+	Reached func(id string, at frame.Cursor)
+	Telling func(id string, at frame.Cursor, f *frame.Frame) error
+	Log     zerolog.Logger
 }
 
 // Door holds a gate for every gateway that was admitted.
@@ -179,8 +183,12 @@ func (d *Door) Admit(ctx context.Context, id string) (*Gate, error) {
 		HeadsSent: g.headsSent,
 		Cut:       func() { d.cfg.Kick(id) },
 		Forks:     rate.NewLimiter(rate.Every(forkEvery), forkBurst),
-		OnAcked:   g.setAcked,
-		Now:       d.cfg.Clock.Now, Random: journal.RandomBits, Log: log,
+		OnAcked: func(pos frame.Position) {
+			g.setAcked(pos)
+			d.cfg.Reached(id, pos.Cursor)
+		},
+		OnGap: func(at frame.Cursor, f *frame.Frame) error { return d.cfg.Telling(id, at, f) },
+		Now:   d.cfg.Clock.Now, Random: journal.RandomBits, Log: log,
 	})
 	if len(g.heads) > 0 {
 		g.peer.SendHeads()
