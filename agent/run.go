@@ -212,7 +212,7 @@ func (a *agent) startBus(context.Context) error {
 	a.meta = meta
 	a.bus = bus.New(bus.Config{
 		Author: a.id.ID(), Root: a.id.ID(), RootType: point.NodeGateway,
-		State: restored, Complete: a.dir.Clean && err == nil, Clock: &a.clock, Forget: true,
+		State: restored, Complete: a.dir.Clean && err == nil, Dropped: meta.Dropped, Clock: &a.clock, Forget: true,
 		Conn: a.conns[leaf.LOCAL], Interest: a.nats.Interest,
 		History: func() *history.Archive { return a.history },
 		Status:  a.status,
@@ -260,7 +260,7 @@ func (a *agent) committed(c journal.Committed) {
 	if a.uplink == nil {
 		return // an unfinished repeat goes on while the log opens; Replay reads it
 	}
-	a.bus.SetCovered(subject.StreamEdge, c.Stream)
+	a.bus.Committed(subject.StreamEdge, c)
 	a.uplink.Appended()
 	a.keeper.Grew(c.Bytes)
 	if a.unsaved.Add(int64(len(c.Frame.Entries))) >= saveAfter {
@@ -357,7 +357,7 @@ func (a *agent) status(s *api.Status) {
 	s.TxBytes, s.RxBytes, s.MonthBytes, s.MonthForecast = a.uplink.Bytes()
 	s.LinkBytes = a.uplink.ByClass()
 	s.Rate, s.RoundTrip = st.Rate, st.RoundTrip.Milliseconds()
-	s.StoreMax, s.DroppedPoints = a.cfg.StoreMax, a.out.Dropped()
+	s.StoreMax = a.cfg.StoreMax
 	for _, span := range a.keeper.Spans() {
 		s.RemovedPoints, s.UnsentPoints = s.RemovedPoints+span.Points, s.UnsentPoints+span.Unsent
 	}

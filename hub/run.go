@@ -284,7 +284,7 @@ func (h *hub) startBus(ctx context.Context) error {
 			if h.bus == nil {
 				return // while the log opens; Replay reads it
 			}
-			h.bus.SetCovered(subject.StreamHub, c.Stream)
+			h.bus.Committed(subject.StreamHub, c)
 			h.keeper.Grew(c.Bytes)
 			h.bell.Ring()
 		},
@@ -294,7 +294,7 @@ func (h *hub) startBus(ctx context.Context) error {
 	}
 	people := h.conns[cred.PEOPLE]
 	h.bus = bus.New(bus.Config{
-		Author: state.Hub, Root: h.root, RootType: point.NodeRoot, State: restored, Log: h.out, Clock: &h.clock,
+		Author: state.Hub, Root: h.root, RootType: point.NodeRoot, State: restored, Dropped: meta.Dropped, Log: h.out, Clock: &h.clock,
 		Conn:     people,
 		Interest: func(s string) bool { return h.nats.Interest(cred.PEOPLE, s) },
 		History:  func() *history.Archive { return h.history },

@@ -129,7 +129,7 @@ func (g *gate) committed(c journal.Committed) {
 	}
 	g.model.add(c.Frame)
 	g.written[subject.StreamEdge] += c.Frame.Points()
-	g.bus.SetCovered(subject.StreamEdge, c.Stream)
+	g.bus.Committed(subject.StreamEdge, c)
 }
 
 func (g *gate) save() error {

@@ -42,6 +42,8 @@ type Config struct {
 	// Complete tells that State has all that the logs have: questions are
 	// answered before Attach.
 	Complete bool
+	// Dropped is that of the snapshot.
+	Dropped uint64
 	// Forget drops the state of nodes that can no longer be reached from the
 	// root: a gateway forgets what was moved away.
 	Forget bool
@@ -75,13 +77,16 @@ type Instance struct {
 
 	marksMu sync.Mutex            // apart from mu: a commit tells while writers wait for the log
 	marks   map[string]*watermark // by stream
+	// Points of the own log that gave way to a full disk, as far as its frames
+	// tell: before this start, and since.
+	droppedBefore, dropped uint64
 }
 
 // New returns an instance with the tree that its state describes.
 func New(cfg Config) *Instance {
 	b := &Instance{
 		cfg: cfg, state: cfg.State, tree: tree.New(cfg.Root, cfg.RootType),
-		marks: map[string]*watermark{}, counters: map[string]int{},
+		marks: map[string]*watermark{}, droppedBefore: cfg.Dropped, counters: map[string]int{},
 		ready: make(chan struct{}), replayed: map[point.Series]bool{},
 	}
 	b.state.All(func(e *frame.Entry) { b.refreshEdge(&e.Point) })

@@ -325,7 +325,7 @@ func (b *Instance) Status() *api.Status {
 		s.Link = "starting"
 		return s
 	}
-	s.LossWindow = b.log.Every().String()
+	s.LossWindow, s.DroppedPoints = b.log.Every().String(), b.Dropped()
 	b.mu.RLock()
 	if len(b.counters) > 0 {
 		s.Counters = make(map[string]int, len(b.counters))

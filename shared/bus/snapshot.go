@@ -29,6 +29,7 @@ type Meta struct {
 	Chains  map[string][]journal.Run  `json:"chains,omitempty"`  // epochs of own logs, by subject
 	Fresh   map[string]bool           `json:"fresh,omitempty"`   // own logs, by subject, whose epoch had no frame yet
 	Removed map[string]journal.Span   `json:"removed,omitempty"` // what was removed of logs, by subject
+	Dropped uint64                    `json:"dropped,omitempty"` // points of the own log that gave way to a full disk, up to Streams
 	Usage   map[string]uint64         `json:"usage,omitempty"`   // bytes of the gateway's line
 	Session string                    `json:"session,omitempty"`
 }
@@ -68,6 +69,7 @@ func (b *Instance) Save(dir string, fill func(*Meta)) error {
 	for name, w := range b.marks {
 		meta.Streams[name] = w.covered()
 	}
+	meta.Dropped = b.droppedBefore + b.dropped
 	b.marksMu.Unlock()
 	b.mu.Lock()
 	fill(&meta)
@@ -106,6 +108,8 @@ type watermark struct {
 	open    []uint64 // for each one being stored: highest when it began
 }
 
+func (w *watermark) reach(seq uint64) { w.highest = max(w.highest, seq) }
+
 func (w *watermark) covered() uint64 {
 	if len(w.open) > 0 {
 		return slices.Min(w.open)
@@ -134,7 +138,7 @@ func (b *Instance) Storing(stream string) (applied func(seq uint64)) {
 	return func(seq uint64) {
 		b.marksMu.Lock()
 		defer b.marksMu.Unlock()
-		w.highest = max(w.highest, seq)
+		w.reach(seq)
 		i := slices.Index(w.open, began)
 		w.open = slices.Delete(w.open, i, i+1)
 	}
@@ -147,13 +151,37 @@ func (b *Instance) Covered(stream string) uint64 {
 	return b.mark(stream).covered()
 }
 
-// SetCovered tells up to which message of a stream the state covers all: for
-// a log of this instance, whose points are in state before they are stored.
+// SetCovered tells up to which message of a stream the state covers all.
 func (b *Instance) SetCovered(stream string, seq uint64) {
 	b.marksMu.Lock()
 	defer b.marksMu.Unlock()
-	w := b.mark(stream)
-	w.highest = max(w.highest, seq)
+	b.mark(stream).reach(seq)
+}
+
+// Committed tells that a frame of this instance's log is durable in a stream.
+// Its points have been in state before.
+func (b *Instance) Committed(stream string, c journal.Committed) {
+	b.marksMu.Lock()
+	defer b.marksMu.Unlock()
+	b.mark(stream).reach(c.Stream)
+	b.dropped += gaveWay(c.Frame)
+}
+
+// gaveWay returns how many points before a frame of an own log could not wait
+// for a full disk. What a new epoch repeats was counted before.
+func gaveWay(f *frame.Frame) uint64 {
+	if f.Kind != frame.Log || f.Again != (frame.Cursor{}) {
+		return 0
+	}
+	return f.Gap()
+}
+
+// Dropped returns how many points of the own log gave way to a full disk, over
+// restarts.
+func (b *Instance) Dropped() uint64 {
+	b.marksMu.Lock()
+	defer b.marksMu.Unlock()
+	return b.droppedBefore + b.log.Dropped()
 }
 
 // Replay applies the messages of a stream after those that a snapshot
@@ -175,7 +203,12 @@ func (b *Instance) Replay(ctx context.Context, stream string, s journal.Store, f
 		} else {
 			b.Apply(f)
 		}
-		b.SetCovered(stream, m.Seq)
+		b.marksMu.Lock()
+		b.mark(stream).reach(m.Seq)
+		if err == nil && author(m.Subject) == b.cfg.Author {
+			b.droppedBefore += gaveWay(f)
+		}
+		b.marksMu.Unlock()
 		seq = m.Seq + 1
 	}
 }

@@ -275,8 +275,8 @@ func (l *Log) shed() bool {
 	return true
 }
 
-// Dropped returns how many points were dropped because the disk failed for so
-// long that no more could wait for it.
+// Dropped returns how many points were dropped since Open because the disk
+// failed for so long that no more could wait for it.
 func (l *Log) Dropped() uint64 {
 	l.mu.Lock()
 	defer l.mu.Unlock()
