@@ -9,10 +9,14 @@ import (
 	"syscall"
 	"testing"
 
+	"github.com/nats-io/nats.go"
+
 	"github.com/sapflow/sapflow/shared/api"
+	"github.com/sapflow/sapflow/shared/bus"
 	"github.com/sapflow/sapflow/shared/client"
 	"github.com/sapflow/sapflow/shared/natstest"
 	"github.com/sapflow/sapflow/shared/point"
+	"github.com/sapflow/sapflow/shared/subject"
 )
 
 // missing returns how many points history says are missing, by reason.
@@ -245,4 +249,80 @@ func TestDiskFull(t *testing.T) {
 		return g.client.Write(bounded(t), []point.Point{float(node, "done", 0, 2)}) == nil
 	})
 	g.waitEqual()
+}
+
+// count returns how many values history has, without their values.
+func count(t *testing.T, c *client.Client, node, pointType string) (n uint64) {
+	t.Helper()
+	err := c.History(bounded(t), node, api.HistoryRequest{Type: pointType, Every: "24h"}, func(r *api.HistoryReply) error {
+		for _, b := range r.Buckets {
+			n += uint64(b.Count)
+		}
+		return nil
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return n
+}
+
+// TestDropped: more points than may wait for a full disk. The oldest give way;
+// both ends tell how many, after a crash and after a stop.
+func TestDropped(t *testing.T) {
+	t.Parallel()
+	h := startHub(t)
+	g, enroll := h.newGateway("gw1", "", natstest.LinkConfig{})
+	smallDisk(t, g.dir, 48<<20)
+	enroll()
+	g.start()
+	g.waitEqual()
+	free := fill(t, g.dir)
+	if err := g.client.Write(bounded(t), noise(t, g.id, 0, 1)); api.CodeOf(err) != api.CodeDiskFull {
+		t.Fatalf("a write on a full disk: %v, want %s", err, api.CodeDiskFull)
+	}
+	const groups, each = 300, 1000
+	const written = 1 + groups*each
+	list := noise(t, g.id, 1, groups*each)
+	nc, err := nats.Connect("nats://" + g.run.Listen)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer nc.Close()
+	for n := 0; n < len(list); n += each {
+		if err := nc.Publish(subject.Write, bus.EncodeGroup(list[n:n+each])); err != nil {
+			t.Fatal(err)
+		}
+	}
+	last := list[len(list)-1]
+	eventually(t, "the last value is state", func() bool { return value(t, g.client, g.id, "noise") == last.Text() })
+	dropped := g.status().DroppedPoints
+	if dropped == 0 {
+		t.Fatalf("%d points wait for the disk, and none gave way", written)
+	}
+	free()
+	eventually(t, "writes are durable again", func() bool {
+		return g.client.Write(bounded(t), []point.Point{float(g.id, "done", 0, 1)}) == nil
+	})
+	told := func(when string) {
+		t.Helper()
+		if got := g.status().DroppedPoints; got != dropped {
+			t.Errorf("%s %d points gave way, at first %d", when, got, dropped)
+		}
+	}
+	told("with room again")
+	g.crash()
+	told("after a crash")
+	g.waitEqual()
+	if got := missing(t, h.client, g.id, "noise"); got[api.ReasonGap] != dropped || len(got) != 1 {
+		t.Errorf("history at the hub misses %v, want a gap of %d", got, dropped)
+	}
+	if got := count(t, h.client, g.id, "noise"); got+dropped != written {
+		t.Errorf("history at the hub has %d values, and %d gave way, want %d together", got, dropped, written)
+	}
+	if got := missing(t, g.client, g.id, "noise")[api.ReasonGap]; got != dropped {
+		t.Errorf("history at the gateway has gaps of %d, want %d", got, dropped)
+	}
+	g.stop()
+	g.start()
+	told("after a stop")
 }
