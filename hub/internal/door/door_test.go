@@ -105,7 +105,7 @@ func (h *hub) start() {
 	all := func() uint64 { return 1 << 60 }
 	keeper = journal.NewKeeper(journal.KeeperConfig{
 		Shelves: []journal.Shelf{{
-			Name: subject.StreamDown, Store: h.down, Author: func(string) string { return state.Hub }, Spare: true,
+			Name: subject.StreamDown, Store: h.down, Spare: true,
 			Acked: func(s string) frame.Cursor { return d.Acked(subject.ParseLog(s)) }, Safe: all,
 		}},
 		Max: 1, Free: func() (uint64, uint64) { return 1, 0 }, Spans: meta.Removed, Save: save,
