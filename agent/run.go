@@ -176,7 +176,7 @@ func (a *agent) openHistory(ctx context.Context) (err error) {
 		return err
 	}
 	a.history, err = history.Open(ctx, history.Config{
-		JetStream: a.js, Stream: a.chunks, Tail: historyTail, Room: a.guard.Room,
+		JetStream: a.js, Stream: a.chunks, Tail: historyTail, Guard: a.guard.Chunks(),
 		Sources: []history.Source{
 			{Name: subject.StreamEdge, Store: a.edgeStore(), Author: a.self},
 			{Name: subject.StreamDown, Store: a.downStore(), Author: hub},

@@ -333,7 +333,7 @@ func (h *hub) openHistory(ctx context.Context) (err error) {
 		return err
 	}
 	h.history, err = history.Open(ctx, history.Config{
-		JetStream: h.js, Stream: h.chunks, Tail: historyTail, Room: h.guard.Room,
+		JetStream: h.js, Stream: h.chunks, Tail: historyTail, Guard: h.guard.Chunks(),
 		Sources: []history.Source{
 			{Name: subject.StreamEdge, Store: h.store(h.edge, subject.LogsOf(subject.StreamEdge)), Author: subject.ParseLog},
 			{Name: subject.StreamHub, Store: h.store(h.own, subject.LogHub), Author: author},

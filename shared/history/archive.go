@@ -49,16 +49,23 @@ type Source struct {
 	Author func(subject string) string // who wrote the log of a subject
 }
 
-// Config says what an archive is made of. All fields but Room and Log must be
+// Guard stands before all that is written.
+type Guard interface {
+	// Put writes a chunk, Note what must be noted before one can be removed,
+	// or they tell why that may not be, such as a disk that is nearly full.
+	Put(write func() error) error
+	Note(write func() error) error
+}
+
+// Config says what an archive is made of. All fields but Guard and Log must be
 // set.
 type Config struct {
 	JetStream jetstream.JetStream
 	Stream    jetstream.Stream // of Stream()
 	Sources   []Source
-	Tail      int // points in memory from which they are made chunks
-	// Room tells whether the disk has room for chunks; nil if it has.
-	Room func() error
-	Log  zerolog.Logger
+	Tail      int   // points in memory from which they are made chunks
+	Guard     Guard // nil for none
+	Log       zerolog.Logger
 }
 
 // Archive is the history of an instance. Its methods may be called from
@@ -116,7 +123,7 @@ type growing struct {
 // Open reads what an archive knows of itself.
 func Open(ctx context.Context, cfg Config) (*Archive, error) {
 	a := &Archive{
-		cfg: cfg, store: store{cfg.JetStream, cfg.Stream}, kick: make(chan struct{}, 1),
+		cfg: cfg, store: store{cfg.JetStream, cfg.Stream, cfg.Guard}, kick: make(chan struct{}, 1),
 		next: make([]uint64, len(cfg.Sources)), before: map[string]uint64{},
 		numbers: map[point.Series][]int{}, chains: map[chainName][]uint64{},
 		gaps: map[string][]Gap{}, dirty: map[string]bool{}, removed: map[int]*removal{},

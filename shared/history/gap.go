@@ -96,14 +96,6 @@ func (a *Archive) loadJSON(ctx context.Context, name string, v any) error {
 	return nil
 }
 
-func (a *Archive) putJSON(ctx context.Context, name string, v any) error {
-	b, err := json.Marshal(v)
-	if err != nil {
-		return err
-	}
-	return a.store.put(ctx, name, b)
-}
-
 func lastToken(name string) string { return name[strings.LastIndexByte(name, '.')+1:] }
 
 // writeGaps makes new gaps durable. writing is held.
@@ -116,7 +108,11 @@ func (a *Archive) writeGaps(ctx context.Context) error {
 	clear(a.dirty)
 	a.mu.Unlock()
 	for author, list := range gaps {
-		if err := a.putJSON(ctx, subject.HistoryGaps(author), list); err != nil {
+		b, err := json.Marshal(list)
+		if err == nil {
+			err = a.store.put(ctx, subject.HistoryGaps(author), b)
+		}
+		if err != nil {
 			a.mu.Lock()
 			for author := range gaps {
 				a.dirty[author] = true
@@ -321,7 +317,11 @@ func (a *Archive) countRemoved(ctx context.Context, group int, l *leaf) error {
 	}
 	r.Floor = max(l.start, l.last()) + 1
 	a.mu.Unlock()
-	if err := a.putJSON(ctx, subject.HistoryRemoved(group), r); err != nil {
+	b, err := json.Marshal(r)
+	if err == nil {
+		err = a.store.note(ctx, subject.HistoryRemoved(group), b)
+	}
+	if err != nil {
 		return err
 	}
 	a.mu.Lock()

@@ -33,10 +33,26 @@ func Stream() jetstream.StreamConfig {
 type store struct {
 	js     jetstream.JetStream
 	stream jetstream.Stream
+	guard  Guard
 }
 
 // put writes a subject. It returns when that is durable.
 func (s store) put(ctx context.Context, subj string, data []byte) error {
+	if s.guard == nil {
+		return s.write(ctx, subj, data)
+	}
+	return s.guard.Put(func() error { return s.write(ctx, subj, data) })
+}
+
+// note writes a subject that something can be removed for.
+func (s store) note(ctx context.Context, subj string, data []byte) error {
+	if s.guard == nil {
+		return s.write(ctx, subj, data)
+	}
+	return s.guard.Note(func() error { return s.write(ctx, subj, data) })
+}
+
+func (s store) write(ctx context.Context, subj string, data []byte) error {
 	ctx, cancel := context.WithTimeout(ctx, ioTimeout)
 	defer cancel()
 	if _, err := s.js.PublishMsg(ctx, &nats.Msg{Subject: subj, Data: data}, jetstream.WithExpectStream(subject.StreamHistory)); err != nil {

@@ -59,11 +59,6 @@ func (a *Archive) due() bool {
 func (a *Archive) Flush(ctx context.Context) error {
 	a.writing.Lock()
 	defer a.writing.Unlock()
-	if a.cfg.Room != nil {
-		if err := a.cfg.Room(); err != nil {
-			return err
-		}
-	}
 	f, caught := a.freeze()
 	a.settled = false
 	if err := a.write(ctx, f.groups()); err != nil {
@@ -458,11 +453,6 @@ func (l *leaf) trim(end uint64) error {
 func (a *Archive) Import(ctx context.Context, columns map[Key]*frame.Column) error {
 	a.writing.Lock()
 	defer a.writing.Unlock()
-	if a.cfg.Room != nil {
-		if err := a.cfg.Room(); err != nil {
-			return err
-		}
-	}
 	t := tail{columns: map[int]*growing{}}
 	a.mu.Lock()
 	for k, c := range columns {

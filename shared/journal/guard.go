@@ -34,18 +34,30 @@ type Guard struct {
 const silences = 2
 
 // Of returns s behind the guard.
-func (g *Guard) Of(s Store) Store { return &guarded{Store: s, guard: g} }
+func (g *Guard) Of(s Store) Store { return &guarded{Store: s, watch: watch{guard: g}} }
 
 type guarded struct {
 	Store
-	guard  *Guard
-	silent atomic.Int32 // appends without an answer since the last one that had it
+	watch
 }
 
 // Room returns ErrDiskFull when there is no room for what logs bring about
-// besides, as chunks and views. They may have half of what logs must leave: a frame that
-// they have not got cannot go.
+// besides, as chunks and views. They may have half of what logs must leave: a
+// frame that they have not got cannot go.
 func (g *Guard) Room() error { return g.room(2) }
+
+// Chunks is a guard before the stream of chunks.
+type Chunks struct{ watch }
+
+// Chunks returns a guard before the stream of chunks.
+func (g *Guard) Chunks() *Chunks { return &Chunks{watch{guard: g}} }
+
+// Put writes a chunk if there is room for one.
+func (c *Chunks) Put(write func() error) error { return c.do(2, write) }
+
+// Note writes what must be noted before a chunk can be removed: it may use what
+// chunks must leave.
+func (c *Chunks) Note(write func() error) error { return c.do(4, write) }
 
 // room returns ErrDiskFull when one part in so many of the reserve is used up.
 func (g *Guard) room(part uint64) error {
@@ -58,21 +70,36 @@ func (g *Guard) room(part uint64) error {
 }
 
 // Append implements Store.
-func (s *guarded) Append(ctx context.Context, data []byte, last uint64) (uint64, error) {
-	if err := s.guard.room(1); err != nil {
-		return 0, err
+func (s *guarded) Append(ctx context.Context, data []byte, last uint64) (seq uint64, err error) {
+	err = s.do(1, func() error {
+		seq, err = s.Store.Append(ctx, data, last)
+		return err
+	})
+	return seq, err
+}
+
+// watch notices a stream that has met a full disk.
+type watch struct {
+	guard  *Guard
+	silent atomic.Int32 // writes without an answer since the last one that had it
+}
+
+// do writes if no more than one part in so many of the reserve is used up.
+func (w *watch) do(part uint64, write func() error) error {
+	if err := w.guard.room(part); err != nil {
+		return err
 	}
 	began := time.Now()
-	seq, err := s.Store.Append(ctx, data, last)
+	err := write()
 	if !errors.Is(err, context.DeadlineExceeded) && !errors.Is(err, nats.ErrTimeout) && !errors.Is(err, jetstream.ErrNoStreamResponse) {
-		s.silent.Store(0)
-		return seq, err
+		w.silent.Store(0)
+		return err
 	}
-	if s.silent.Add(1) >= silences {
-		s.silent.Store(0)
-		err = errors.Join(err, s.guard.revive(began))
+	if w.silent.Add(1) >= silences {
+		w.silent.Store(0)
+		err = errors.Join(err, w.guard.revive(began))
 	}
-	return seq, err
+	return err
 }
 
 // revive opens the store again, one at a time, unless that was done since an
