@@ -160,7 +160,14 @@ func (k *killer) fullDisk(until int) {
 	}
 	free()
 	eventually(k.t, "what is fed is durable again", func() bool {
-		return k.f.resume(k.t.Context(), k.g.client) == nil && <-k.feeding() == nil
+		err := k.f.resume(k.t.Context(), k.g.client)
+		if err == nil {
+			err = <-k.feeding()
+		}
+		if err != nil {
+			k.t.Logf("feed after a full disk: %v", err)
+		}
+		return err == nil
 	})
 }
 

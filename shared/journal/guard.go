@@ -44,7 +44,16 @@ type guarded struct {
 // Room returns ErrDiskFull when there is no room for what logs bring about
 // besides, as chunks and views. They may have half of what logs must leave: a
 // frame that they have not got cannot go.
-func (g *Guard) Room() error { return g.room(2) }
+func (g *Guard) Room() error { return g.ask(g.room(2)) }
+
+// ask has room made if there is none. What is written to make room does not
+// ask.
+func (g *Guard) ask(err error) error {
+	if errors.Is(err, ErrDiskFull) {
+		g.Full()
+	}
+	return err
+}
 
 // Chunks is a guard before the stream of chunks.
 type Chunks struct{ watch }
@@ -65,7 +74,6 @@ func (g *Guard) room(part uint64) error {
 	if reserve /= part; free >= reserve {
 		return nil
 	}
-	g.Full()
 	return fmt.Errorf("%d MB left on the disk, of which the last %d MB are kept free: %w", free>>20, reserve>>20, ErrDiskFull)
 }
 
@@ -75,7 +83,7 @@ func (s *guarded) Append(ctx context.Context, data []byte, last uint64) (seq uin
 		seq, err = s.Store.Append(ctx, data, last)
 		return err
 	})
-	return seq, err
+	return seq, s.guard.ask(err)
 }
 
 // watch notices a stream that has met a full disk.
