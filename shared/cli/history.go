@@ -4,7 +4,6 @@ import (
 	"bufio"
 	"context"
 	"encoding/json"
-	"fmt"
 	"io"
 	"regexp"
 	"strconv"
@@ -156,15 +155,10 @@ func newHistoryPrinter(w io.Writer, asJSON, buckets, several bool) *historyPrint
 }
 
 // columns prints a page of points as CSV.
-func (p *historyPrinter) columns(c *api.Columns) error {
-	p.gaps = append(p.gaps, c.Gaps...)
-	for i := range c.Parts {
-		part := &c.Parts[i]
-		var col frame.Column
-		if err := col.Decode(part.Data); err != nil {
-			return fmt.Errorf("answer of the instance: %w", err)
-		}
-		p.column(&col, &c.Series[part.Series])
+func (p *historyPrinter) columns(list []client.Column, gaps []api.Gap) error {
+	p.gaps = append(p.gaps, gaps...)
+	for i := range list {
+		p.column(&list[i].Column, &list[i].SeriesName)
 	}
 	return p.w.Flush()
 }

@@ -4,8 +4,10 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"runtime"
 
 	"github.com/nats-io/nats.go"
+	"golang.org/x/sync/errgroup"
 
 	"github.com/sapflow/sapflow/shared/api"
 	"github.com/sapflow/sapflow/shared/frame"
@@ -28,10 +30,16 @@ func (c *Client) History(ctx context.Context, node string, req api.HistoryReques
 	}
 }
 
-// Columns calls visit with each page of the points that req asks for, as
-// columns: series by series and author by author, each in time order. The next
-// page is on its way while visit works. Parts decode with frame.Column.
-func (c *Client) Columns(ctx context.Context, node string, req api.HistoryRequest, visit func(*api.Columns) error) error {
+// Column is points of one series by one author, in time order.
+type Column struct {
+	api.SeriesName
+	frame.Column
+}
+
+// Columns calls visit with each page of the points that req asks for: series
+// by series, in the order of time. gaps come with the first page. The next page
+// is on its way while visit works, and columns are decoded side by side.
+func (c *Client) Columns(ctx context.Context, node string, req api.HistoryRequest, visit func(columns []Column, gaps []api.Gap) error) error {
 	if err := point.CheckID(node); err != nil {
 		return api.From(err)
 	}
@@ -66,12 +74,47 @@ func (c *Client) Columns(ctx context.Context, node string, req api.HistoryReques
 		if p.err != nil {
 			return p.err
 		}
-		if err := visit(p.Columns); err != nil {
+		columns, err := decodeParts(p.Columns)
+		if err == nil {
+			err = visit(columns, p.Gaps)
+		}
+		if err != nil {
 			return err
 		}
 	}
 	return ctx.Err()
 }
+
+// decodeParts decodes the parts of a page side by side. What follows one
+// another in a series becomes one column.
+func decodeParts(p *api.Columns) ([]Column, error) {
+	var runs [][]api.Part
+	for i, part := range p.Parts {
+		if i > 0 && part.Series == p.Parts[i-1].Series && len(runs[len(runs)-1]) < runParts {
+			runs[len(runs)-1] = append(runs[len(runs)-1], part)
+			continue
+		}
+		runs = append(runs, []api.Part{part})
+	}
+	list := make([]Column, len(runs))
+	var group errgroup.Group
+	group.SetLimit(runtime.GOMAXPROCS(0))
+	for i, run := range runs {
+		list[i].SeriesName = p.Series[run[0].Series]
+		group.Go(func() error {
+			for _, part := range run {
+				if err := list[i].Decode(part.Data); err != nil {
+					return fmt.Errorf("answer of the instance: %w", err)
+				}
+			}
+			return nil
+		})
+	}
+	return list, group.Wait()
+}
+
+// runParts is how many parts become one column: a few ten thousand points.
+const runParts = 16
 
 func (c *Client) columns(ctx context.Context, node string, req api.HistoryRequest) (*api.Columns, error) {
 	body, err := json.Marshal(req)

@@ -134,32 +134,27 @@ func (f *feeder) feed(ctx context.Context, c *client.Client, until int) error {
 }
 
 // resume asks the agent how many rows it has: a group that was not acked may
-// be there all the same, and what is there is a beginning of the file.
+// be there all the same, and what is there is a beginning of the file. Winners
+// tell, because the oldest history may have had to make room.
 func (f *feeder) resume(ctx context.Context, c *client.Client) error {
-	n := int(f.done.Load())
-	if n == len(f.rows) {
-		return nil
+	node, err := c.Get(ctx, f.node)
+	if err != nil {
+		return err
 	}
-	have := map[string]map[uint64]bool{}
-	for pointType := range bySeries(f.rows[:6]) {
-		have[pointType] = map[uint64]bool{}
-		req := api.HistoryRequest{Type: pointType, From: point.TimeOf(f.rows[n].at).Format(time.RFC3339Nano)}
-		err := c.History(ctx, f.node, req, func(r *api.HistoryReply) error {
-			for i := range r.Samples {
-				have[pointType][timeOf(&r.Samples[i])] = true
-			}
-			return nil
-		})
+	newest := map[string]uint64{}
+	for i := range node.Points {
+		at, err := time.Parse(time.RFC3339Nano, node.Points[i].Time)
 		if err != nil {
 			return err
 		}
+		newest[node.Points[i].Type] = point.Nanos(at)
 	}
-	has := func(r row) bool { return have[r.pointType][r.at] }
-	for n < len(f.rows) && has(f.rows[n]) {
+	n := int(f.done.Load())
+	for n < len(f.rows) && f.rows[n].at <= newest[f.rows[n].pointType] {
 		n++
 	}
 	for _, r := range f.rows[n:] {
-		if has(r) && r.at != f.rows[max(n-1, 0)].at {
+		if r.at <= newest[r.pointType] {
 			return fmt.Errorf("the agent has a row of %s, but not all before it", point.TimeOf(r.at))
 		}
 	}

@@ -126,9 +126,7 @@ func (a *Archive) countBack(ctx context.Context, number int, before uint64, n in
 		if i >= n {
 			return c.Times[i-n], nil
 		}
-		if n -= i; i > 0 {
-			from = c.Times[0]
-		}
+		n -= i
 	}
 	key, group := a.nameOf(number), number/groupColumns
 	closed := uint64(0)
@@ -160,7 +158,7 @@ func (a *Archive) countBack(ctx context.Context, number int, before uint64, n in
 					n -= s.Count
 				}
 				if n <= 0 {
-					return min(s.From, max(from, s.From)), nil
+					return s.From, nil
 				}
 			}
 		}

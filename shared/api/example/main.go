@@ -15,7 +15,6 @@ import (
 
 	"github.com/sapflow/sapflow/shared/api"
 	"github.com/sapflow/sapflow/shared/client"
-	"github.com/sapflow/sapflow/shared/frame"
 )
 
 func main() {
@@ -43,12 +42,8 @@ func run(ctx context.Context, out io.Writer, args []string) error {
 	}
 	day := api.HistoryRequest{Type: args[2], From: time.Now().Add(-24 * time.Hour).UTC().Format(time.RFC3339)}
 	above := false
-	return c.Columns(ctx, node, day, func(page *api.Columns) error {
-		for _, part := range page.Parts {
-			var column frame.Column
-			if err := column.Decode(part.Data); err != nil {
-				return err
-			}
+	return c.Columns(ctx, node, day, func(columns []client.Column, _ []api.Gap) error {
+		for _, column := range columns {
 			for i, at := range column.Times {
 				v, ok := column.Number(i)
 				if ok && (v > limit) != above {
