@@ -199,10 +199,12 @@ type Grid interface {
 // there are no more. It ends early when it has worked for a while.
 func (a *Archive) Buckets(ctx context.Context, numbers []int, from, to uint64, grid Grid, limit int, until time.Time) (list []Bucket, next uint64, err error) {
 	next = to
+	start, end := grid.Span(from)
+	summed := end-start >= finest
 	var all []Bucket
 	for _, n := range numbers {
 		g := &gather{ctx: ctx, key: a.nameOf(n), grid: grid, limit: limit, until: until}
-		err := a.Read(ctx, n, from, next, true, g.piece)
+		err := a.Read(ctx, n, from, next, summed, g.piece)
 		if err == errStop { // the last bucket is not whole
 			next = g.list[len(g.list)-1].Start
 			g.list = g.list[:len(g.list)-1]
@@ -232,6 +234,10 @@ func (a *Archive) Buckets(ctx context.Context, numbers []int, from, to uint64, g
 	}
 	return list, next, nil
 }
+
+// finest is the width of buckets, in ns, from which on summaries are read
+// before points: narrower ones need most of the points.
+const finest = 900 * second
 
 // gather collects the buckets of one column.
 type gather struct {

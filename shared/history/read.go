@@ -140,7 +140,8 @@ type walk struct {
 	from, to uint64
 	visit    func(*Piece) error
 	tail     *frame.Column
-	next     int // the point of the tail that was not visited yet
+	next     int   // the point of the tail that was not visited yet
+	last     *leaf // of points that was read; it holds the column only
 }
 
 // errStop ends a walk.
@@ -209,21 +210,19 @@ func (w *walk) leaf(ctx context.Context, group int, pos uint64, summed bool) (en
 			return end, err
 		}
 	}
-	l, err := w.load(ctx, points, starts[i-1], &w.key)
-	if errors.Is(err, ErrDamaged) {
-		w.cfg.Log.Error().Err(err).Msg("a chunk cannot be read")
-		l, err = nil, nil
-	}
-	if err != nil {
-		return 0, err
-	}
-	if l == nil { // removed or damaged: what comes next is there
-		if i == len(starts) {
-			return forever, nil
+	l := w.last
+	if l == nil || l.start != starts[i-1] {
+		l, err = w.load(ctx, points, starts[i-1], &w.key)
+		if errors.Is(err, ErrDamaged) {
+			w.cfg.Log.Error().Err(err).Msg("a chunk cannot be read")
+			l, err = nil, nil
 		}
-		return starts[i], nil
+		if err != nil {
+			return 0, err
+		}
+		w.last = l
 	}
-	if l.end <= pos { // the leaf behind it was lost
+	if l == nil || l.end <= pos { // it was removed, is damaged, or the one behind it was lost
 		if i == len(starts) {
 			return forever, nil
 		}
@@ -279,7 +278,8 @@ func (w *walk) summaries(ctx context.Context, group int, pos, closed uint64) (en
 // between returns the points of chunks in a span of time, both ends included.
 func (w *walk) between(ctx context.Context, group int, from, to uint64) (*frame.Column, error) {
 	all := &frame.Column{}
-	v := &walk{Archive: w.Archive, number: w.number, key: w.key, from: from, to: to + 1, tail: &frame.Column{}}
+	v := &walk{Archive: w.Archive, number: w.number, key: w.key, from: from, to: to + 1, tail: &frame.Column{}, last: w.last}
+	defer func() { w.last = v.last }()
 	v.visit = func(p *Piece) error {
 		c, err := p.Points(ctx)
 		if err == nil {
