@@ -3,6 +3,7 @@ package journal
 import (
 	"context"
 	"errors"
+	"fmt"
 	"maps"
 	"math"
 	"sync"
@@ -93,10 +94,13 @@ type Keeper struct {
 
 	mu      sync.Mutex
 	spans   map[string]Span
-	planned *plan     // what they will be; nil when nothing is planned
-	untold  bool      // no snapshot tells of spans yet; Run and Tidy only
-	retired time.Time // when frames last went for their age; Tidy only
-	history History   // nil for none
+	planned *plan   // what they will be; nil when nothing is planned
+	history History // nil for none
+
+	// Of Run and Tidy only.
+	untold  bool      // no snapshot tells of spans yet
+	undone  bool      // not all that spans tell of is removed yet
+	retired time.Time // when frames last went for their age
 }
 
 const (
@@ -112,6 +116,11 @@ const (
 	frameAge = uint64(24 * time.Hour)
 	// retireEvery is how often those that are older go.
 	retireEvery = time.Hour
+	// purgeBytes is what must be left on the disk for a removal, of maxRemoved
+	// messages at most. The server writes down which ones are gone, 30 B each,
+	// and without room for that it never answers again (nats-server 2.15.2).
+	purgeBytes = 1 << 20
+	maxRemoved = purgeBytes / 32
 )
 
 // NewKeeper returns a keeper that is not running.
@@ -209,11 +218,17 @@ func (k *Keeper) Reached(subject string, at frame.Cursor) {
 // Run tidies until ctx ends. A removal that a crash interrupted is finished
 // first.
 func (k *Keeper) Run(ctx context.Context) error {
-	if err := k.remove(ctx); err != nil && ctx.Err() == nil {
+	k.undone = true
+	if err := k.finish(ctx); err != nil && ctx.Err() == nil {
 		k.cfg.Log.Error().Err(err).Msg("removal not finished")
 	}
+	full := false
 	return daemon.Every(ctx, tidyEvery, k.kick, func() {
-		if err := k.Tidy(ctx); err != nil && ctx.Err() == nil {
+		err, before := k.Tidy(ctx), full
+		if full = errors.Is(err, ErrDiskFull); full && before {
+			return // said already
+		}
+		if err != nil && ctx.Err() == nil {
 			k.cfg.Log.Error().Err(err).Msg("nothing removed, trying again")
 		}
 	})
@@ -223,6 +238,9 @@ func (k *Keeper) Run(ctx context.Context) error {
 func (k *Keeper) Tidy(ctx context.Context) error {
 	if k.untold {
 		k.untold = k.cfg.Save() != nil
+	}
+	if err := k.finish(ctx); err != nil {
+		return err
 	}
 	need, must, err := k.excess(ctx)
 	if err != nil {
@@ -270,8 +288,11 @@ func (k *Keeper) retire(ctx context.Context) error {
 	}
 	saved := k.cfg.Saved()
 	p := k.newPlan(func(s *Shelf) uint64 { return saved[s.Name] })
-	if err := p.pass(ctx, false, math.MaxUint64, now-min(now, frameAge)); err != nil || !p.any {
+	if err := p.pass(ctx, false, math.MaxUint64, now-min(now, frameAge)); err != nil || p.frames == 0 {
 		return err
+	}
+	if p.frames == maxRemoved { // there are more
+		k.retired = time.Time{}
 	}
 	k.decide(p)
 	return k.remove(ctx)
@@ -302,7 +323,7 @@ type plan struct {
 	safe          func(*Shelf) uint64
 	before, spans map[string]Span
 	freed         uint64
-	any           bool // something goes
+	frames        int  // that go
 	needed        bool // something could go a little later
 }
 
@@ -392,10 +413,10 @@ func (k *Keeper) plan(ctx context.Context, safe func(*Shelf) uint64, need, must 
 			return nil, err
 		}
 	}
-	if p.freed < must {
+	if p.freed < must && p.frames < maxRemoved {
 		k.cfg.Log.Warn().Uint64("bytes", must-p.freed).Bool("later", p.needed).Msg("store.max is exceeded: what is left cannot go, or not yet")
 	}
-	if !p.any {
+	if p.frames == 0 {
 		return nil, nil
 	}
 	return p, nil
@@ -419,12 +440,12 @@ func (p *plan) pass(ctx context.Context, unsent bool, goal, before uint64) error
 		}
 		list = append(list, w)
 	}
-	for p.freed < goal {
+	for p.freed < goal && p.frames < maxRemoved {
 		w := oldest(list)
 		if w == nil {
 			break
 		}
-		p.any = true
+		p.frames++
 		p.freed += uint64(len(w.msg.Data)) + messageBytes
 		w.take()
 		if err := w.advance(ctx); err != nil {
@@ -535,8 +556,20 @@ func (w *walk) take() {
 	w.spans[w.msg.Subject] = s
 }
 
+// finish finishes the last removal. Its error tells that no other may begin.
+func (k *Keeper) finish(ctx context.Context) error {
+	if free, reserve := k.cfg.Free(); free < purgeBytes && reserve > 0 {
+		return fmt.Errorf("%d KB left on the disk, a removal needs %d KB: %w", free>>10, purgeBytes>>10, ErrDiskFull)
+	}
+	if !k.undone {
+		return nil
+	}
+	return k.remove(ctx)
+}
+
 // remove makes the streams what the spans say. It may be repeated.
 func (k *Keeper) remove(ctx context.Context) error {
+	k.undone = true
 	spans := k.Spans()
 	for i := range k.cfg.Shelves {
 		s := &k.cfg.Shelves[i]
@@ -556,6 +589,7 @@ func (k *Keeper) remove(ctx context.Context) error {
 			}
 		}
 	}
+	k.undone = false
 	return nil
 }
 

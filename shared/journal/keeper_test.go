@@ -158,8 +158,13 @@ func TestKeeperDiskFull(t *testing.T) {
 	s := newShop(t, "a")
 	s.write("a", 10)
 	s.acked[subjectOf("a")] = frame.Cursor{Epoch: s.logs["a"].Tail().Epoch, Seq: 50}
-	s.cfg.Free = func() (uint64, uint64) { return 1 << 20, 2 << 20 }
+	free := uint64(1<<20 - 1)
+	s.cfg.Free = func() (uint64, uint64) { return free, 2 << 20 }
 	s.limit(0)
+	if err := s.Tidy(t.Context()); !errors.Is(err, journal.ErrDiskFull) || s.held("a") != 100 {
+		t.Errorf("without room for a removal: error %v, %d points are left", err, s.held("a"))
+	}
+	free++
 	s.tidy()
 	s.check("a", 0) // what nobody else has stays
 	if held := s.held("a"); held != 50 {
@@ -252,15 +257,21 @@ func TestKeeperCrash(t *testing.T) {
 		t.Errorf("at the crash: error %v, %d points are left", err, s.held("a"))
 	}
 	s.limit(s.cfg.Max) // starts again from the snapshot
-	ctx, cancel = context.WithCancel(t.Context())
+	s.finish("a", 170)
+	s.check("a", s.Spans()[subjectOf("a")].Unsent)
+}
+
+// finish runs the keeper until less than so many points of a gateway are left.
+func (s *shop) finish(gateway string, below uint64) {
+	s.Helper()
+	ctx, cancel := context.WithCancel(s.Context())
 	done := make(chan error, 1)
 	go func() { done <- s.Keeper.Run(ctx) }()
-	await(t, func() bool { return s.held("a") < 170 })
+	await(s.T, func() bool { return s.held(gateway) < below })
 	cancel()
 	if err := <-done; err != nil {
-		t.Error(err)
+		s.Error(err)
 	}
-	s.check("a", s.Spans()[subjectOf("a")].Unsent)
 }
 
 func await(t *testing.T, ok func() bool) {
