@@ -4,6 +4,7 @@ import (
 	"encoding/binary"
 	"fmt"
 	"hash/crc32"
+	"maps"
 	"slices"
 
 	"github.com/sapflow/sapflow/shared/point"
@@ -137,7 +138,31 @@ const ColumnVersion = 1
 // MaxColumn bounds the points of an encoded column.
 const MaxColumn = 1 << 17
 
-// Encode returns the bytes of the points from to to, at most MaxColumn.
+// Fit returns where to end a column of points from a place on, so that it has
+// no more than about so many bytes of texts and origins: behind one point at
+// least, before to at most.
+func (c *Column) Fit(from, to, bytes int) int {
+	if c.texts == nil && c.of == nil {
+		return to
+	}
+	size := 0
+	for i := from; i < to; i++ {
+		k := c.kind(i)
+		if k.length == 0 {
+			size += len(c.texts[c.words[i]])
+		}
+		if i == from || c.of != nil && c.of[i] != c.of[i-1] {
+			size += len(k.origin)
+		}
+		if size > bytes && i > from {
+			return i
+		}
+	}
+	return to
+}
+
+// Encode returns the bytes of the points from to to: at most MaxColumn, with
+// texts of at most MaxBody, or nobody can read them.
 func (c *Column) Encode(from, to int) []byte {
 	m := borrow()
 	defer giveBack(m)
@@ -179,6 +204,7 @@ func (c *Column) Decode(b []byte) error {
 		m.timing(k, nil)
 	}
 	d := *c
+	d.index = maps.Clone(c.index)
 	if d.Times, d.words = slices.Grow(c.Times, points), slices.Grow(c.words, points); c.Len() == 0 {
 		d.kinds, d.texts, d.of, d.index = nil, nil, nil, nil
 	}
@@ -188,7 +214,7 @@ func (c *Column) Decode(b []byte) error {
 		time := m.cell(k, 0, t)
 		v := m.what(k, kind{}, t)
 		bits, data := m.value(k, 0, nil, t)
-		if k.failed || t.seen && time <= last {
+		if k.failed || t.seen && time <= last || !v.fits(bits, data) {
 			return damaged("column")
 		}
 		d.append(time, v, bits, data)
@@ -199,6 +225,15 @@ func (c *Column) Decode(b []byte) error {
 	}
 	*c = d
 	return nil
+}
+
+// fits tells whether a value that was read may be of a kind: a number of as many
+// bytes, or what is no number.
+func (k *kind) fits(bits uint64, data []byte) bool {
+	if k.length == 0 {
+		return numberLength(k.dataType, len(data)) == 0
+	}
+	return bits>>(8*k.length) == 0
 }
 
 // openColumn checks what stands around the coded part.

@@ -41,6 +41,15 @@ func (s *Summary) Last() point.Point { return s.kind.point(s.To, s.last) }
 // First returns the first point but for its series.
 func (s *Summary) First() point.Point { return s.kind.point(s.From, s.first) }
 
+// Equal tells whether two summaries say the same.
+func (s *Summary) Equal(t *Summary) bool {
+	a, b := *s, *t
+	if math.IsNaN(a.Sum) && math.IsNaN(b.Sum) {
+		a.Sum, b.Sum = 0, 0
+	}
+	return a == b
+}
+
 // number returns the value of a number.
 func (k *kind) number(bits uint64) float64 {
 	switch k.dataType {
@@ -73,7 +82,7 @@ func (c *Column) Summary(from, to int) Summary {
 	}
 	s.Plain, s.kind, s.first, s.last, s.min, s.max = true, *k, c.words[from], c.words[to-1], c.words[from], c.words[from]
 	var sum Sum
-	least, greatest := math.Inf(1), math.Inf(-1)
+	least, greatest := math.NaN(), math.NaN()
 	for _, w := range c.words[from:to] {
 		v := k.number(w)
 		if math.IsNaN(v) {
@@ -81,14 +90,16 @@ func (c *Column) Summary(from, to int) Summary {
 			continue
 		}
 		sum.Add(v)
-		if v < least || s.Count == 1 {
+		if !(v >= least) { // or the first
 			least, s.min = v, w
 		}
-		if v > greatest {
+		if !(v <= greatest) {
 			greatest, s.max = v, w
 		}
 	}
-	s.Sum = sum.Value()
+	if s.Sum = sum.Value(); math.IsNaN(s.Sum) {
+		s.Sum = math.NaN() // the same bits on every machine
+	}
 	return s
 }
 
