@@ -72,6 +72,7 @@ wear: build ## bytes written to flash a day, beside peers, into shared/bench/RES
 fuzz: ## fuzz the decoders for a minute each
 	$(GO) test ./shared/point -fuzz FuzzPayload -fuzztime 60s -fuzzminimizetime 10x
 	$(GO) test ./shared/frame -fuzz FuzzDecode -fuzztime 60s -fuzzminimizetime 10x
+	$(GO) test ./shared/frame -fuzz FuzzColumn -fuzztime 60s -fuzzminimizetime 10x
 
 walk: ## 40,000 random walks over the link protocol
 	$(GO) test ./shared/link -run TestWalk -walks 40000
