@@ -31,7 +31,7 @@ type streamsRebuild struct {
 
 // Help tells what happens, with an example.
 func (streamsRebuild) Help() string {
-	return "The hub must be stopped. Removes its node streams and fills new ones from the logs; consumers of the old ones are lost. " +
+	return "The hub must be stopped. Removes its node streams and fills new ones from the logs, which hold the last day and more if there was no time to make chunks of it; consumers of the old ones are lost. " +
 		"If it is interrupted, the next start of the hub, or this command again, goes on.\n\nExample:\n\n" +
 		"    sapflow-hub streams rebuild --layout shard --data ./hub"
 }
