@@ -6,6 +6,7 @@ package main
 import (
 	"context"
 	"os"
+	_ "time/tzdata" // a gateway may know no time zones
 
 	"github.com/sapflow/sapflow/agent/internal/config"
 	"github.com/sapflow/sapflow/shared/cli"

@@ -6,6 +6,7 @@ package main
 import (
 	"context"
 	"os"
+	_ "time/tzdata" // an image may know no time zones
 
 	"github.com/sapflow/sapflow/hub/internal/config"
 	"github.com/sapflow/sapflow/shared/cli"
