@@ -22,6 +22,8 @@ const (
 	samplesPerPage = 5_000
 	// bucketsPerPage bounds a page of buckets.
 	bucketsPerPage = 2_000
+	// maxNewest bounds how many points from the end may be asked for.
+	maxNewest = 100_000
 	// pageTime bounds the work for a page: who asks no further page has ended it.
 	pageTime = 2 * time.Second
 )
@@ -64,10 +66,12 @@ func (b *Instance) historyOf(ctx context.Context, node string, r *api.HistoryReq
 	if q.archive = b.cfg.History(); q.archive == nil {
 		return nil, errStarting
 	}
-	// What has been written must be found, so it is committed first; a disk
-	// that fails still has what was written before.
-	if err := b.log.Commit(ctx); err != nil {
-		b.cfg.Logger.Warn().Err(err).Msg("the newest points are not in history yet")
+	// What was written before the first page must be found, so it is committed
+	// first; a disk that fails still has what was written before.
+	if r.Cursor == "" {
+		if err := b.log.Commit(ctx); err != nil {
+			b.cfg.Logger.Warn().Err(err).Msg("the newest points are not in history yet")
+		}
 	}
 	if err := q.archive.Sync(ctx); err != nil {
 		return nil, err
@@ -77,7 +81,7 @@ func (b *Instance) historyOf(ctx context.Context, node string, r *api.HistoryReq
 	case r.Format == api.FormatColumns:
 		return q.columns(ctx, b.pageBytes())
 	case q.grid != nil:
-		return q.buckets(ctx)
+		return q.buckets(ctx, b.pageBytes())
 	}
 	return q.samples(ctx, b.pageBytes())
 }
@@ -104,8 +108,8 @@ func (q *historyQuery) parse(node string) (err error) {
 	if r.To == "" {
 		q.to = math.MaxUint64
 	}
-	if r.Newest < 0 || r.Newest > 0 && (r.Every != "" || r.Buckets != 0) {
-		return api.Errorf(api.CodeInvalid, "ask for the newest points without every and buckets", "newest is %d", r.Newest)
+	if r.Newest < 0 || r.Newest > maxNewest || r.Newest > 0 && (r.Every != "" || r.Buckets != 0) {
+		return api.Errorf(api.CodeInvalid, fmt.Sprintf("up to %d, and without every and buckets; or give from", maxNewest), "newest is %d", r.Newest)
 	}
 	if r.Format != "" && r.Format != api.FormatColumns || r.Authors != "" && r.Authors != api.AuthorsApart {
 		return api.Errorf(api.CodeInvalid, "see API.md", "format %q, authors %q", r.Format, r.Authors)
@@ -298,9 +302,9 @@ func (q *historyQuery) begin(ctx context.Context, l *line, place *history.Place)
 	return from, max(0, n-q.Newest), err
 }
 
-func (q *historyQuery) buckets(ctx context.Context) (*api.HistoryReply, error) {
+func (q *historyQuery) buckets(ctx context.Context, maxBytes int) (*api.HistoryReply, error) {
 	reply := &api.HistoryReply{Buckets: []api.Bucket{}, Every: q.Every, Gaps: q.gaps()}
-	limit := bucketsPerPage
+	limit, size := bucketsPerPage, 0
 	if q.Limit > 0 {
 		limit = min(limit, q.Limit)
 	}
@@ -319,7 +323,12 @@ func (q *historyQuery) buckets(ctx context.Context) (*api.HistoryReply, error) {
 			return nil, err
 		}
 		for k := range list {
-			reply.Buckets = append(reply.Buckets, bucket(&list[k], q.name(l)))
+			b := bucket(&list[k], q.name(l))
+			if size += bucketBytes + len(b.First) + len(b.Last); size > maxBytes && len(reply.Buckets) > 0 {
+				next = list[k].Start
+				break
+			}
+			reply.Buckets = append(reply.Buckets, b)
 		}
 		if next != 0 {
 			reply.Next = q.next(l, history.Place{Time: next})
@@ -328,6 +337,9 @@ func (q *historyQuery) buckets(ctx context.Context) (*api.HistoryReply, error) {
 	}
 	return reply, nil
 }
+
+// bucketBytes is about what a bucket takes besides its first and last value.
+const bucketBytes = 350
 
 func bucket(k *history.Bucket, name *api.SeriesName) api.Bucket {
 	return api.Bucket{
@@ -369,8 +381,11 @@ func (q *historyQuery) columns(ctx context.Context, maxBytes int) (any, error) {
 				skip = 0
 			}
 			data, points, err := p.Encoded(ctx)
-			if err != nil {
+			if err != nil || points == 0 {
 				return err
+			}
+			if _, ok := names[number]; !ok {
+				size += nameBytes + len(k.Up) + len(k.Node) + len(k.Type) + len(k.Key) + len(k.Author)
 			}
 			if size += len(data) + partBytes; size > maxBytes && len(reply.Parts) > 0 {
 				reply.Next = q.next(l, history.Place{Time: p.From(), Author: k.Author})
@@ -396,8 +411,12 @@ func (q *historyQuery) columns(ctx context.Context, maxBytes int) (any, error) {
 	return rawReply(b), err
 }
 
-// partBytes is about what a part takes in the head of a page.
-const partBytes = 50
+// partBytes and nameBytes are about what a part and a name take in the head of
+// a page.
+const (
+	partBytes = 50
+	nameBytes = 60
+)
 
 // errPage ends a page that is full.
 var errPage = fmt.Errorf("page is full")

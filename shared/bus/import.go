@@ -2,10 +2,12 @@ package bus
 
 import (
 	"context"
+	"errors"
 
 	"github.com/sapflow/sapflow/shared/api"
 	"github.com/sapflow/sapflow/shared/frame"
 	"github.com/sapflow/sapflow/shared/history"
+	"github.com/sapflow/sapflow/shared/journal"
 	"github.com/sapflow/sapflow/shared/point"
 	"github.com/sapflow/sapflow/shared/state"
 	"github.com/sapflow/sapflow/shared/tree"
@@ -28,6 +30,13 @@ func (b *Instance) importAt(ctx context.Context, node string, data []byte) (any,
 			below[n] = t.Has(n)
 		}
 	})
+	asked := 0
+	for i := range msg.Parts {
+		if n := msg.Parts[i].Points; n < 0 || n > frame.MaxColumn || asked+n > frame.MaxColumn {
+			return nil, b.refuse(tooMany)
+		}
+		asked += msg.Parts[i].Points
+	}
 	columns, points, latest := map[history.Key]*frame.Column{}, 0, b.cfg.Clock.Now()+maxAhead
 	for i := range msg.Parts {
 		name := msg.Series[msg.Parts[i].Series]
@@ -42,20 +51,29 @@ func (b *Instance) importAt(ctx context.Context, node string, data []byte) (any,
 		if err := c.Decode(msg.Parts[i].Data); err != nil {
 			return nil, b.refuse(api.Errorf(api.CodeInvalid, "see FORMAT.md for columns", "%s: %s", s, err))
 		}
+		if points += c.Len(); points > asked {
+			return nil, b.refuse(tooMany)
+		}
 		if err := checkColumn(s, c, latest); err != nil {
 			return nil, b.refuse(err)
 		}
 		k := history.Key{Series: s, Author: b.cfg.Author}
-		points += c.Len()
-		if columns[k] = history.Union(columns[k], c); columns[k].Len() > frame.MaxColumn {
-			return nil, b.refuse(api.Errorf(api.CodeTooLarge, "split it", "more than %d points of %s at once", frame.MaxColumn, s))
-		}
+		columns[k] = history.Union(columns[k], c)
 	}
-	if err := archive.Import(ctx, columns); err != nil {
+	err = archive.Import(ctx, columns)
+	switch {
+	case errors.Is(err, history.ErrRemoved):
+		return nil, b.refuse(api.Errorf(api.CodeInvalid, "raise store.max or store.maxAge to keep more", "%s", err))
+	case errors.Is(err, journal.ErrDiskFull):
+		return nil, b.refuse(api.Errorf(api.CodeDiskFull, "free space on the disk", "%s", err))
+	case err != nil:
 		return nil, err
 	}
 	return api.Imported{Points: points}, nil
 }
+
+// tooMany refuses a message that would take much memory.
+var tooMany = api.Errorf(api.CodeTooLarge, "split it, and say how many points each part has", "more than %d points at once", frame.MaxColumn)
 
 // checkColumn tells whether every point could be written.
 func checkColumn(s point.Series, c *frame.Column, latest uint64) error {

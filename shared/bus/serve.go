@@ -29,6 +29,8 @@ const (
 	// queries is how many questions are answered side by side; so many more wait.
 	queries        = 4
 	waitingQueries = 1024
+	// waitingImports is how many imports wait, of up to a message each.
+	waitingImports = 4
 	// queryWait bounds the work for one question.
 	queryWait = 2 * time.Minute
 )
@@ -59,11 +61,11 @@ func (b *Instance) Serve(ctx context.Context) error {
 	if err := b.cfg.Conn.Flush(); err != nil {
 		return fmt.Errorf("subscribe: %w", err)
 	}
-	ask := b.answerer(ctx, queries)
-	askStatus := b.answerer(ctx, 1) // people look when questions take long
+	ask := b.answerer(ctx, queries, waitingQueries)
+	askStatus := b.answerer(ctx, 1, waitingQueries) // people look when questions take long
 	defer ask.group.Wait()
 	defer askStatus.group.Wait()
-	imports := b.answerer(ctx, 1)
+	imports := b.answerer(ctx, 1, waitingImports)
 	defer imports.group.Wait()
 	handle := func(m *nats.Msg) {
 		switch {
@@ -104,8 +106,8 @@ type answerer struct {
 	group sync.WaitGroup
 }
 
-func (b *Instance) answerer(ctx context.Context, workers int) *answerer {
-	a := &answerer{b: b, queue: make(chan *nats.Msg, waitingQueries)}
+func (b *Instance) answerer(ctx context.Context, workers, waiting int) *answerer {
+	a := &answerer{b: b, queue: make(chan *nats.Msg, waiting)}
 	for range workers {
 		a.group.Go(func() {
 			for {
@@ -128,7 +130,7 @@ func (a *answerer) put(m *nats.Msg) {
 	select {
 	case a.queue <- m:
 	default:
-		err := api.Errorf(api.CodeBusy, "try again later, or ask for less at once", "%d questions wait", waitingQueries)
+		err := api.Errorf(api.CodeBusy, "try again later, or ask for less at once", "%d questions wait", cap(a.queue))
 		_ = a.b.refuse(err)
 		a.b.reply(m, api.Encode(nil, err))
 	}
@@ -381,7 +383,7 @@ func (b *Instance) levels(top string, depth int) []string {
 	}
 	list, seen := []string{top}, map[string]bool{top: true}
 	level := list
-	for ; depth > 0; depth-- {
+	for ; depth > 0 && len(level) > 0; depth-- {
 		var next []string
 		for _, n := range level {
 			for _, c := range b.tree.Children(n) {

@@ -57,7 +57,7 @@ func (h History) Run(ctx context.Context, out *Out) error {
 			}
 			req.Type, req.Key = series.Type, series.Key
 		}
-		p := newHistoryPrinter(out, h.JSON || h.Format == "json", req.Every != "" || req.Buckets > 0, h.TypeKey == "" || h.Depth != 0)
+		p := newHistoryPrinter(out, h.JSON || h.Format == "json", req.Every != "" || req.Buckets > 0, h.TypeKey == "" || h.Depth != 0, h.Apart)
 		if p.csv && !p.buckets {
 			err = c.Columns(ctx, id, req, p.columns)
 		} else {
@@ -131,18 +131,22 @@ func parseSpan(text string) (time.Duration, error) {
 type historyPrinter struct {
 	w                     *bufio.Writer
 	csv, buckets, several bool
+	apart                 bool
 	row                   []byte
 	removed               int // removals that CSV cannot show
 	rows                  int
 	gaps                  []api.Gap
 }
 
-func newHistoryPrinter(w io.Writer, asJSON, buckets, several bool) *historyPrinter {
-	p := &historyPrinter{w: bufio.NewWriterSize(w, 64<<10), csv: !asJSON, buckets: buckets, several: several}
+func newHistoryPrinter(w io.Writer, asJSON, buckets, several, apart bool) *historyPrinter {
+	p := &historyPrinter{w: bufio.NewWriterSize(w, 64<<10), csv: !asJSON, buckets: buckets, several: several, apart: apart}
 	if p.csv {
 		head := "time,"
 		if several {
 			head += "node,type,key,"
+		}
+		if apart {
+			head += "author,"
 		}
 		if buckets {
 			head += "count,min,max,mean,last\n"
@@ -170,6 +174,9 @@ func (p *historyPrinter) column(c *frame.Column, name *api.SeriesName) {
 		for _, s := range []string{name.Node, name.Type, name.Key} {
 			series = append(appendField(series, s), ',')
 		}
+	}
+	if p.apart {
+		series = append(appendField(series, name.Author), ',')
 	}
 	for i := range c.Len() {
 		if c.Removed(i) {
@@ -224,6 +231,9 @@ func (p *historyPrinter) page(r *api.HistoryReply) error {
 			for _, s := range []string{b.Node, b.Type, b.Key} {
 				row = append(appendField(row, s), ',')
 			}
+		}
+		if p.apart {
+			row = append(appendField(row, b.Author), ',')
 		}
 		row = strconv.AppendInt(row, int64(b.Count), 10)
 		for _, v := range []json.RawMessage{b.Min, b.Max, b.Mean, b.Last} {

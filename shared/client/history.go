@@ -126,7 +126,10 @@ func (c *Client) columns(ctx context.Context, node string, req api.HistoryReques
 		return nil, err
 	}
 	if len(reply) > 0 && reply[0] == '{' {
-		return nil, api.Decode(reply, nil)
+		if err := api.Decode(reply, nil); err != nil {
+			return nil, err
+		}
+		return nil, api.Errorf(api.CodeInvalid, "update the instance, or ask for JSON", "the instance knows no columns")
 	}
 	return api.DecodeColumns(reply)
 }

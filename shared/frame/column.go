@@ -90,7 +90,7 @@ func (c *Column) append(time uint64, k kind, bits uint64, data []byte) {
 func (c *Column) AppendFrom(d *Column, from, to int) {
 	if len(d.kinds) == 1 && d.kinds[0].length > 0 && c.of == nil && (len(c.kinds) == 0 || c.kinds[0] == d.kinds[0]) {
 		if from < to {
-			c.kinds = d.kinds
+			c.kinds = d.kinds[:1:1]
 		}
 		c.Times = append(c.Times, d.Times[from:to]...)
 		c.words = append(c.words, d.words[from:to]...)
@@ -121,12 +121,17 @@ func (c *Column) setKind(k kind) {
 	}
 	if c.of == nil {
 		c.of = make([]uint32, len(c.Times), cap(c.Times)+1)
-		c.index = map[kind]uint32{c.kinds[0]: 0}
+	}
+	if c.index == nil {
+		c.index = map[kind]uint32{}
+		for i, k := range c.kinds {
+			c.index[k] = uint32(i)
+		}
 	}
 	n, ok := c.index[k]
 	if !ok {
 		n = uint32(len(c.kinds))
-		c.index[k], c.kinds = n, append(c.kinds[:n:n], k)
+		c.index[k], c.kinds = n, append(c.kinds, k)
 	}
 	c.of = append(c.of, n)
 }
@@ -234,6 +239,12 @@ func (k *kind) fits(bits uint64, data []byte) bool {
 		return numberLength(k.dataType, len(data)) == 0
 	}
 	return bits>>(8*k.length) == 0
+}
+
+// Intact tells whether an encoded column is as it was written.
+func Intact(b []byte) bool {
+	_, err := openColumn(b)
+	return err == nil
 }
 
 // openColumn checks what stands around the coded part.

@@ -108,8 +108,8 @@ const groupColumns = 8
 // tail holds columns in memory.
 type tail struct {
 	columns map[int]*growing // by number
-	points  int
-	next    []uint64 // of each source, at the freeze
+	points  int              // and what their texts take, in points
+	next    []uint64         // of each source, at the freeze
 	since   time.Time
 }
 
@@ -236,7 +236,6 @@ func (a *Archive) pullFrom(ctx context.Context, i, limit int) error {
 	src := &a.cfg.Sources[i]
 	for {
 		if a.waiting() >= limit {
-			a.wake()
 			return errBusy
 		}
 		m, err := src.Store.Next(ctx, a.next[i])
@@ -259,6 +258,9 @@ func (a *Archive) pullFrom(ctx context.Context, i, limit int) error {
 func (a *Archive) waiting() int {
 	a.mu.Lock()
 	defer a.mu.Unlock()
+	if a.frozen != nil {
+		return a.tail.points + a.frozen.points
+	}
 	return a.tail.points
 }
 
@@ -284,7 +286,7 @@ func (a *Archive) add(f *frame.Frame, author, log string) {
 		e := &f.Entries[i]
 		a.tail.add(a.name(Key{e.Series, e.Author}), &e.Point)
 	}
-	if a.tail.points >= a.cfg.Tail {
+	if a.tail.points >= a.cfg.Tail && a.frozen == nil {
 		a.wake()
 	}
 }
@@ -298,7 +300,7 @@ func (t *tail) add(number int, p *point.Point) {
 		g = &growing{col: &frame.Column{}}
 		t.columns[number] = g
 	}
-	t.points++
+	t.points += 1 + len(p.Data)/textBytes
 	if n := g.col.Len(); n > 0 && p.Time <= g.col.Times[n-1] {
 		if g.late = append(g.late, *p); len(g.late) > maxLate {
 			g.settle()
@@ -319,6 +321,9 @@ func (t *tail) take(number int) *frame.Column {
 	c := *g.col
 	return &c
 }
+
+// textBytes is how many bytes of a value weigh as much as a point.
+const textBytes = 16
 
 // maxLate is how many late points wait to be put in their places.
 const maxLate = 4096

@@ -83,9 +83,8 @@ func (c *checker) group(ctx context.Context, group int) error {
 		case l.end < next:
 			c.problem(chain, start, "the chunk behind it is lost, from %s to %s", timeText(l.end), timeText(next))
 		case l.end > next: // a crash in a split: what is behind is in the next one as well
-			if err := l.trim(next); err != nil {
-				c.problem(chain, start, "%s", err)
-				continue
+			for _, g := range l.trim(next) {
+				c.problem(chain, start, "%d points from %s to %s cannot be read", g.Count, timeText(g.Start), timeText(g.End))
 			}
 		}
 		c.leaf(chain, l)

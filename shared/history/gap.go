@@ -352,10 +352,24 @@ func (a *Archive) Gaps(numbers []int, from, to uint64) (list []Gap) {
 	}
 	a.mu.Lock()
 	defer a.mu.Unlock()
+	authors := map[string]bool{}
+	for _, n := range numbers {
+		authors[a.names[n].Author] = true
+	}
 	for _, author := range slices.Sorted(maps.Keys(a.gaps)) {
+		if len(numbers) > 0 && !authors[author] {
+			continue // of a log that the columns are not from
+		}
 		for _, g := range a.gaps[author] {
 			add(g)
 		}
+	}
+	if len(list) > maxGaps { // the oldest become one
+		n := len(list) - maxGaps
+		for _, g := range list[:n] {
+			list[n].Count, list[n].Start = list[n].Count+g.Count, min(list[n].Start, g.Start)
+		}
+		list = list[n:]
 	}
 	for _, n := range numbers {
 		if r := a.removed[n/groupColumns]; r != nil && r.Columns[n] != nil {

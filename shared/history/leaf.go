@@ -285,7 +285,9 @@ const (
 	// by itself it costs 4 to 7 % more than without an end, and a query decodes
 	// little that it does not need.
 	segmentPoints = 1024
-	second        = 1_000_000_000
+	// segmentText is how many bytes of texts it has at most as a rule.
+	segmentText = 64 << 10
+	second      = 1_000_000_000
 )
 
 // widths are the spans of time that segments keep to, in ns: the widest one in
@@ -312,7 +314,7 @@ func cut(c *frame.Column) (segs []segment) {
 		next := c.Times[i] - c.Times[i]%width + width
 		j := i + sort.Search(n-i, func(k int) bool { return c.Times[i+k] >= next })
 		for i < j {
-			to := min(j, i+2*segmentPoints)
+			to := c.Fit(i, min(j, i+2*segmentPoints), segmentText)
 			segs = append(segs, segment{c.Summary(i, to), c.Encode(i, to)})
 			i = to
 		}
@@ -332,7 +334,7 @@ const (
 // split parts a leaf that is larger than limit at a time of its choice: the new
 // leaf takes what comes from there on. nil if the leaf is small enough, or is
 // all of one instant.
-func (l *leaf) split(limit int) (*leaf, error) {
+func (l *leaf) split(limit int) (right *leaf, lost []Gap) {
 	if l.bytes() <= limit {
 		return nil, nil
 	}
@@ -365,32 +367,28 @@ func (l *leaf) split(limit int) (*leaf, error) {
 	}
 	r := &leaf{start: at, end: l.end}
 	for _, c := range l.cols {
-		right, err := c.splitAt(at)
-		if err != nil {
-			return nil, err
-		}
-		if right != nil {
+		right, gone := c.splitAt(at)
+		if lost = append(lost, gone...); right != nil {
 			r.cols = append(r.cols, right)
 		}
 	}
 	l.cols = slices.DeleteFunc(l.cols, func(c *column) bool { return len(c.segs) == 0 })
 	l.end = at
-	return r, nil
+	return r, lost
 }
 
-// splitAt takes what comes from a time on out of a column; nil for nothing.
-func (c *column) splitAt(at uint64) (*column, error) {
+// splitAt takes what comes from a time on out of a column; nil for nothing. It
+// returns what could not be read there, and is lost.
+func (c *column) splitAt(at uint64) (right *column, lost []Gap) {
 	i := c.after(at)
 	if i == len(c.segs) {
 		return nil, nil
 	}
-	right := &column{key: c.key, segs: slices.Clone(c.segs[i:])}
+	right = &column{key: c.key, segs: slices.Clone(c.segs[i:])}
 	left := c.segs[:i:i]
 	if s := right.segs[0]; s.From < at && s.data != nil {
-		col, lost := right.points(0, 1)
-		if len(lost) > 0 {
-			return nil, fmt.Errorf("%w: %s at %d", ErrDamaged, c.key, s.From)
-		}
+		var col *frame.Column
+		col, lost = right.points(0, 1)
 		n := sort.Search(col.Len(), func(k int) bool { return col.Times[k] >= at })
 		left = append(left, cut(part(col, 0, n))...)
 		right.segs = slices.Replace(right.segs, 0, 1, cut(part(col, n, col.Len()))...)
@@ -399,9 +397,9 @@ func (c *column) splitAt(at uint64) (*column, error) {
 	}
 	c.segs, c.raw = left, nil
 	if len(right.segs) == 0 {
-		return nil, nil
+		return nil, lost
 	}
-	return right, nil
+	return right, lost
 }
 
 func part(c *frame.Column, from, to int) *frame.Column {

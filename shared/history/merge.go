@@ -41,10 +41,12 @@ func (a *Archive) Merged(ctx context.Context, numbers []int, from Place, to uint
 		p := first.piece
 		if second == nil || p.To() < second.piece.From() {
 			first.advance()
-		} else if p, err = first.take(ctx, second); err != nil {
-			return err
+		} else if part, failed := first.take(ctx, second); failed != nil {
+			return failed
+		} else {
+			p = part
 		}
-		if err == nil {
+		if err == nil && p.Count() > 0 {
 			err = visit(first.number, p)
 		}
 	}

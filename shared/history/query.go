@@ -3,6 +3,7 @@ package history
 import (
 	"cmp"
 	"context"
+	"errors"
 	"math"
 	"slices"
 	"time"
@@ -129,7 +130,7 @@ func (a *Archive) countBack(ctx context.Context, number int, before uint64, n in
 		n -= i
 	}
 	key, group := a.nameOf(number), number/groupColumns
-	closed := uint64(0)
+	first, closed := uint64(0), uint64(0)
 	for _, level := range []subject.HistoryLevel{subject.HistoryPoints, subject.HistorySummaries} {
 		chain := chainName{level, group}
 		starts, err := a.startsOf(ctx, chain)
@@ -137,12 +138,16 @@ func (a *Archive) countBack(ctx context.Context, number int, before uint64, n in
 			return 0, err
 		}
 		if level == subject.HistoryPoints && len(starts) > 0 { // the open leaf; summaries tell of the others
-			closed = starts[len(starts)-1]
+			first, closed = starts[0], starts[len(starts)-1]
 			starts = starts[len(starts)-1:]
 		}
 		for i := len(starts) - 1; i >= 0; i-- {
+			next := uint64(forever)
+			if i+1 < len(starts) {
+				next = starts[i+1]
+			}
 			l, err := a.load(ctx, chain, starts[i], &key)
-			if err != nil {
+			if err != nil && !errors.Is(err, ErrDamaged) {
 				return 0, err
 			}
 			if l == nil || l.column(key) == nil {
@@ -151,7 +156,7 @@ func (a *Archive) countBack(ctx context.Context, number int, before uint64, n in
 			segs := l.column(key).segs
 			for k := len(segs) - 1; k >= 0; k-- {
 				s := &segs[k]
-				if s.From >= before || level == subject.HistorySummaries && s.From >= closed {
+				if s.From >= before || s.From >= next || level == subject.HistorySummaries && (s.From >= closed || s.From < first) {
 					continue
 				}
 				if s.To < before { // else some of them, nobody knows how many

@@ -34,7 +34,7 @@ func (p *Piece) Points(ctx context.Context) (*frame.Column, error) {
 // Encoded returns the points of a piece as an encoded column, and how many
 // they are.
 func (p *Piece) Encoded(ctx context.Context) (data []byte, points int, err error) {
-	if p.encoded != nil {
+	if p.encoded != nil && frame.Intact(p.encoded) {
 		return p.encoded, p.Summary.Count, nil
 	}
 	c, err := p.Points(ctx)
@@ -48,7 +48,7 @@ func (p *Piece) Encoded(ctx context.Context) (data []byte, points int, err error
 func (p *Piece) Skip(ctx context.Context, n int) error {
 	c, err := p.Points(ctx)
 	if err == nil {
-		*p = Piece{points: part(c, n, c.Len())}
+		*p = Piece{points: part(c, min(n, c.Len()), c.Len())}
 	}
 	return err
 }
@@ -142,6 +142,7 @@ type walk struct {
 	tail     *frame.Column
 	next     int   // the point of the tail that was not visited yet
 	last     *leaf // of points that was read; it holds the column only
+	summing  bool  // the last leaf was one of summaries
 }
 
 // errStop ends a walk.
@@ -182,10 +183,12 @@ func (w *walk) memory(end uint64) error {
 
 // points visits points, not too many at once.
 func (w *walk) points(c *frame.Column) error {
-	for i := 0; i < c.Len(); i += segmentPoints {
-		if err := w.visit(&Piece{points: clip(c, c.Times[i], c.Times[min(c.Len(), i+segmentPoints)-1]+1)}); err != nil {
+	for i := 0; i < c.Len(); {
+		to := c.Fit(i, min(c.Len(), i+segmentPoints), segmentText)
+		if err := w.visit(&Piece{points: part(c, i, to)}); err != nil {
 			return err
 		}
+		i = to
 	}
 	return nil
 }
@@ -205,16 +208,23 @@ func (w *walk) leaf(ctx context.Context, group int, pos uint64, summed bool) (en
 		}
 		return starts[0], nil
 	}
-	if closed := starts[len(starts)-1]; summed && i < len(starts) {
-		if end, ok, err := w.summaries(ctx, group, pos, closed); ok || err != nil {
+	// Summaries may be parted elsewhere than points: one must not begin within.
+	if closed := starts[len(starts)-1]; summed && i < len(starts) && (w.summing || pos == starts[i-1]) {
+		end, ok, err := w.summaries(ctx, group, pos, closed)
+		if w.summing = ok; ok || err != nil {
 			return end, err
 		}
+	}
+	next := uint64(forever)
+	if i < len(starts) {
+		next = starts[i]
 	}
 	l := w.last
 	if l == nil || l.start != starts[i-1] {
 		l, err = w.load(ctx, points, starts[i-1], &w.key)
 		if errors.Is(err, ErrDamaged) {
 			w.cfg.Log.Error().Err(err).Msg("a chunk cannot be read")
+			w.lost([]Gap{{Author: w.key.Author, Start: starts[i-1], End: next, Reason: Damaged}})
 			l, err = nil, nil
 		}
 		if err != nil {
@@ -223,18 +233,16 @@ func (w *walk) leaf(ctx context.Context, group int, pos uint64, summed bool) (en
 		w.last = l
 	}
 	if l == nil || l.end <= pos { // it was removed, is damaged, or the one behind it was lost
-		if i == len(starts) {
-			return forever, nil
-		}
-		return starts[i], nil
+		return next, nil
 	}
+	end = min(l.end, next) // a crash in a split leaves what the next one has
 	if c := l.column(w.key); c != nil {
 		load := func(s *segment) func(context.Context) (*frame.Column, error) {
 			return func(context.Context) (*frame.Column, error) { return w.decode(s), nil }
 		}
-		return l.end, w.segments(ctx, c, load)
+		return end, w.segments(ctx, c, pos, end, end, load)
 	}
-	return l.end, nil
+	return end, nil
 }
 
 // decode returns the points of a segment, none if it is damaged.
@@ -251,7 +259,7 @@ func (w *walk) decode(s *segment) *frame.Column {
 // leaves of points are closed. ok is false if there is none.
 func (w *walk) summaries(ctx context.Context, group int, pos, closed uint64) (end uint64, ok bool, err error) {
 	chain := chainName{subject.HistorySummaries, group}
-	start, _, ok, err := w.at(ctx, chain, pos)
+	start, next, ok, err := w.at(ctx, chain, pos)
 	if !ok || err != nil {
 		return 0, false, err
 	}
@@ -262,17 +270,15 @@ func (w *walk) summaries(ctx context.Context, group int, pos, closed uint64) (en
 	if err != nil {
 		return 0, false, err
 	}
-	end = min(l.end, closed)
+	end = min(l.end, next, closed)
 	c := l.column(w.key)
 	if c == nil {
 		return end, true, nil
 	}
-	n := sort.Search(len(c.segs), func(i int) bool { return c.segs[i].From >= end })
-	c.segs = c.segs[:n]
 	load := func(s *segment) func(context.Context) (*frame.Column, error) {
 		return func(ctx context.Context) (*frame.Column, error) { return w.between(ctx, group, s.From, s.To) }
 	}
-	return end, true, w.segments(ctx, c, load)
+	return end, true, w.segments(ctx, c, pos, end, forever, load)
 }
 
 // between returns the points of chunks in a span of time, both ends included.
@@ -297,16 +303,22 @@ func (w *walk) between(ctx context.Context, group int, from, to uint64) (*frame.
 	return all, nil
 }
 
-// segments visits the segments of a column with what the tail has between and
-// within them.
-func (w *walk) segments(ctx context.Context, c *column, load func(*segment) func(context.Context) (*frame.Column, error)) error {
-	for i := c.after(w.from); i < len(c.segs) && c.segs[i].From < w.to; i++ {
+// segments visits the segments of a column that begin at pos or later and
+// before end, or reach beyond the beginning of the walk, up to a time, with what
+// the tail has between and within them.
+func (w *walk) segments(ctx context.Context, c *column, pos, end, until uint64, load func(*segment) func(context.Context) (*frame.Column, error)) error {
+	to := min(w.to, until)
+	first := sort.Search(len(c.segs), func(i int) bool { return c.segs[i].From >= pos })
+	if pos == w.from {
+		first = c.after(pos)
+	}
+	for i := first; i < len(c.segs) && c.segs[i].From < min(to, end); i++ {
 		s := &c.segs[i]
 		if err := w.memory(s.From); err != nil {
 			return err
 		}
-		j := w.tailAt(s.To + 1)
-		whole := s.From >= w.from && s.To < w.to
+		j := w.tailAt(min(s.To, to-1) + 1)
+		whole := s.From >= w.from && s.To < to
 		if j <= w.next && whole {
 			if err := w.visit(&Piece{Summary: &s.Summary, encoded: s.data, load: load(s)}); err != nil {
 				return err
@@ -321,7 +333,7 @@ func (w *walk) segments(ctx context.Context, c *column, load func(*segment) func
 			col = Union(col, part(w.tail, w.next, j))
 			w.next = j
 		}
-		if err := w.points(clip(col, w.from, w.to)); err != nil {
+		if err := w.points(clip(col, w.from, to)); err != nil {
 			return err
 		}
 	}

@@ -51,7 +51,7 @@ func (a *Archive) work(ctx context.Context) error {
 func (a *Archive) due() bool {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	return a.tail.points >= a.cfg.Tail || a.tail.points > 0 && time.Since(a.tail.since) > tailAge
+	return a.frozen != nil || a.tail.points >= a.cfg.Tail || a.tail.points > 0 && time.Since(a.tail.since) > tailAge
 }
 
 // Flush writes all that was read of the logs into chunks. A crash at any step
@@ -59,6 +59,11 @@ func (a *Archive) due() bool {
 func (a *Archive) Flush(ctx context.Context) error {
 	a.writing.Lock()
 	defer a.writing.Unlock()
+	if g := a.cfg.Guard; g != nil { // before anything is touched
+		if err := g.Put(func() error { return nil }); err != nil {
+			return err
+		}
+	}
 	f, caught := a.freeze()
 	a.settled = false
 	if err := a.write(ctx, f.groups()); err != nil {
@@ -193,6 +198,9 @@ func (a *Archive) writeGroup(ctx context.Context, group int, columns map[int]*fr
 	a.mu.Unlock()
 	for number, c := range columns { // what is older had to make room
 		columns[number] = clip(c, floor, forever)
+		if n := c.Len() - columns[number].Len(); n > 0 {
+			a.cfg.Log.Warn().Int("points", n).Str("series", a.nameOf(number).String()).Msg("late points are older than what there is room for")
+		}
 	}
 	for {
 		first := uint64(forever)
@@ -251,7 +259,8 @@ func (a *Archive) leafFor(ctx context.Context, chain chainName, time uint64) (*l
 	}
 	switch {
 	case l.end > next: // a crash between the two halves of a split
-		return l, l.trim(next)
+		a.lost(l.trim(next))
+		return l, nil
 	case chain.level == subject.HistorySummaries:
 		err = a.resummarise(ctx, chain.group, l, l.end, next)
 	case ok && l.end < next: // it was damaged, or the one behind it lost
@@ -351,15 +360,13 @@ func (a *Archive) load(ctx context.Context, chain chainName, start uint64, only 
 // closed, and so summarised in a chain of its own, is told there before.
 func (a *Archive) replace(ctx context.Context, chain chainName, l *leaf, limit int) error {
 	list := []*leaf{l}
-	for {
-		r, err := list[len(list)-1].split(limit)
-		if err != nil {
-			return err
+	for i := 0; i < len(list); {
+		r, lost := list[i].split(limit)
+		if a.lost(lost); r == nil {
+			i++
+			continue
 		}
-		if r == nil {
-			break
-		}
-		list = append(list, r)
+		list = slices.Insert(list, i+1, r)
 	}
 	if chain.level == subject.HistoryPoints {
 		for _, l := range list {
@@ -437,16 +444,18 @@ func (s *leaf) substitute(l *leaf, from, to uint64) {
 }
 
 // trim takes out of a leaf what comes from a time on.
-func (l *leaf) trim(end uint64) error {
+func (l *leaf) trim(end uint64) (lost []Gap) {
 	for _, c := range l.cols {
-		if _, err := c.splitAt(end); err != nil {
-			return err
-		}
+		_, gone := c.splitAt(end)
+		lost = append(lost, gone...)
 	}
 	l.cols = slices.DeleteFunc(l.cols, func(c *column) bool { return len(c.segs) == 0 })
 	l.end = end
-	return nil
+	return lost
 }
+
+// ErrRemoved is returned for points older than what had to make room.
+var ErrRemoved = errors.New("points of that time had to make room")
 
 // Import puts points into chunks that no log has: of years before, say. A
 // crash leaves some of them; importing them again does no harm.
@@ -456,7 +465,12 @@ func (a *Archive) Import(ctx context.Context, columns map[Key]*frame.Column) err
 	t := tail{columns: map[int]*growing{}}
 	a.mu.Lock()
 	for k, c := range columns {
-		t.columns[a.name(k)] = &growing{col: c}
+		n := a.name(k)
+		if c.Len() > 0 && c.Times[0] < a.floor(n/groupColumns) {
+			a.mu.Unlock()
+			return fmt.Errorf("%s at %s: %w", k.Series, timeText(c.Times[0]), ErrRemoved)
+		}
+		t.columns[n] = &growing{col: c}
 	}
 	a.mu.Unlock()
 	return a.write(ctx, t.groups())

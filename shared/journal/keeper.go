@@ -98,9 +98,10 @@ type Keeper struct {
 	history History // nil for none
 
 	// Of Run and Tidy only.
-	untold  bool      // no snapshot tells of spans yet
-	undone  bool      // not all that spans tell of is removed yet
-	retired time.Time // when frames last went for their age
+	untold   bool      // no snapshot tells of spans yet
+	undone   bool      // not all that spans tell of is removed yet
+	retired  time.Time // when frames last went for their age
+	relieved time.Time // when chunks last went to make room
 }
 
 const (
@@ -116,6 +117,9 @@ const (
 	frameAge = uint64(24 * time.Hour)
 	// retireEvery is how often those that are older go.
 	retireEvery = time.Hour
+	// relieveEvery is how often chunks are written and removed for a disk that
+	// something else fills: the server gives their room back some minutes later.
+	relieveEvery = 5 * time.Minute
 	// purgeBytes is what must be left on the disk for a removal, of maxRemoved
 	// messages at most. The server writes down which ones are gone, 30 B each,
 	// and without room for that it never answers again (nats-server 2.15.2).
@@ -249,7 +253,7 @@ func (k *Keeper) Tidy(ctx context.Context) error {
 	if need == 0 {
 		return k.retire(ctx)
 	}
-	if k.history != nil { // so that what goes is in chunks
+	if k.history != nil && (must > 0 || time.Since(k.relieved) > relieveEvery) { // so that what goes is in chunks
 		if err := k.history.Settle(ctx); err != nil {
 			k.cfg.Log.Warn().Err(err).Msg("no chunks before a removal")
 		}
@@ -263,6 +267,9 @@ func (k *Keeper) Tidy(ctx context.Context) error {
 		// snapshots that there are do without, and the next one tells of it.
 		k.cfg.Log.Warn().Err(err).Msg("no snapshot before a removal")
 		saved := k.cfg.Saved()
+		if need, must, err = k.excess(ctx); err != nil { // chunks have gone meanwhile
+			return err
+		}
 		plan, err = k.plan(ctx, func(s *Shelf) uint64 { return saved[s.Name] }, need, must)
 		if plan == nil || err != nil {
 			return err
@@ -399,7 +406,8 @@ func (k *Keeper) plan(ctx context.Context, safe func(*Shelf) uint64, need, must 
 	if err := p.pass(ctx, false, need, math.MaxUint64); err != nil {
 		return nil, err
 	}
-	if k.history != nil && p.freed < need {
+	if k.history != nil && p.freed < need && (p.freed < must || time.Since(k.relieved) > relieveEvery) {
+		k.relieved = time.Now()
 		n, err := k.history.Remove(ctx, need-p.freed, must-min(must, p.freed), 0)
 		if err != nil {
 			return nil, err
