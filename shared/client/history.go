@@ -1,10 +1,13 @@
 package client
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"fmt"
+	"maps"
 	"runtime"
+	"slices"
 
 	"github.com/nats-io/nats.go"
 	"golang.org/x/sync/errgroup"
@@ -138,36 +141,77 @@ func (c *Client) columns(ctx context.Context, node string, req api.HistoryReques
 // instance, each column of one series. They are durable when it returns, and
 // neither state nor sent to the other end.
 func (c *Client) Import(ctx context.Context, node string, columns map[point.Series]*frame.Column) error {
-	msg := api.Columns{}
-	size := 0
-	send := func() error {
-		b, err := msg.Encode()
-		if err != nil {
-			return err
-		}
-		msg, size = api.Columns{}, 0
-		return c.request(ctx, subject.Import(node), b, nil)
-	}
-	limit := int(c.nc.MaxPayload()) * 2 / 5
-	for s, col := range columns {
-		for i := 0; i < col.Len(); i += importPoints {
-			to := min(col.Len(), i+importPoints)
-			p := api.Part{Series: len(msg.Series), Points: to - i, Data: col.Encode(i, to)}
-			if size += len(p.Data); size > limit && len(msg.Parts) > 0 {
-				if err := send(); err != nil {
-					return err
-				}
-				p.Series, size = 0, len(p.Data)
+	group, sending := errgroup.WithContext(ctx)
+	group.SetLimit(1) // a message is on its way while the next one is made
+	m := importer{limit: int(c.nc.MaxPayload()) * 2 / 5}
+	send := func() {
+		b, err := m.msg.Encode()
+		m = importer{limit: m.limit}
+		group.Go(func() error {
+			if err != nil {
+				return err
 			}
-			msg.Series = append(msg.Series, api.SeriesName{Up: s.Up, Node: s.Node, Type: s.Type, Key: s.Key})
-			msg.Parts = append(msg.Parts, p)
+			return c.request(sending, subject.Import(node), b, nil)
+		})
+	}
+	// In order, so that what is stored together comes together.
+	for _, s := range slices.SortedFunc(maps.Keys(columns), point.Series.Compare) {
+		col := columns[s]
+		for from := 0; from < col.Len() && sending.Err() == nil; {
+			data, to := m.cut(col, from)
+			if !m.add(s, data, to-from) {
+				send()
+				m.add(s, data, to-from)
+			}
+			from = to
 		}
 	}
-	if len(msg.Parts) == 0 {
-		return nil
+	if len(m.msg.Parts) > 0 {
+		send()
 	}
-	return send()
+	return cmp.Or(group.Wait(), ctx.Err())
 }
 
-// importPoints is how many points Import sends in one part.
-const importPoints = 4096
+const (
+	// importPoints is how many points Import sends in one part.
+	importPoints = 4096
+	// importText is how many bytes of texts these have at most as a rule.
+	importText = 64 << 10
+	// importHead is about what a part, and a series, takes in the head of a
+	// message besides its names.
+	importHead = 60
+)
+
+// importer is a message of Import that is being filled.
+type importer struct {
+	msg    api.Columns
+	limit  int // bytes
+	size   int
+	points int
+}
+
+// cut encodes the next points of a column, as many as fit a message.
+func (m *importer) cut(col *frame.Column, from int) (data []byte, to int) {
+	to = col.Fit(from, min(col.Len(), from+importPoints), importText)
+	return col.Encode(from, to), to
+}
+
+// add adds a part, unless the message is too full for it.
+func (m *importer) add(s point.Series, data []byte, points int) bool {
+	name := api.SeriesName{Up: s.Up, Node: s.Node, Type: s.Type, Key: s.Key}
+	last := len(m.msg.Series) - 1
+	size, first := len(data)+importHead, last < 0 || m.msg.Series[last] != name
+	if first {
+		size += importHead + len(s.Up) + len(s.Node) + len(s.Type) + len(s.Key)
+	}
+	if len(m.msg.Parts) > 0 && (m.size+size > m.limit || m.points+points > frame.MaxColumn) {
+		return false
+	}
+	if first {
+		m.msg.Series = append(m.msg.Series, name)
+		last++
+	}
+	m.msg.Parts = append(m.msg.Parts, api.Part{Series: last, Points: points, Data: data})
+	m.size, m.points = m.size+size, m.points+points
+	return true
+}
