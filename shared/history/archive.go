@@ -18,7 +18,9 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
+	"strconv"
 	"sync"
 	"time"
 
@@ -160,21 +162,73 @@ const namesPerPage = 256
 
 // loadNames reads which columns there are.
 func (a *Archive) loadNames(ctx context.Context) error {
-	for page := 0; ; page++ {
-		b, err := a.store.get(ctx, subject.HistoryNames(page))
-		if err != nil || b == nil {
-			a.named = len(a.names)
-			return err
-		}
-		r := reader{b: b}
-		for len(r.b) > 0 {
-			k := r.key()
-			if r.failed {
-				return fmt.Errorf("names of history, page %d: %w", page, ErrDamaged)
-			}
-			a.name(k)
+	list, err := a.store.list(ctx, subject.HistoryNamesAll)
+	if err != nil {
+		return err
+	}
+	pages := 0
+	for _, name := range list {
+		if n, err := strconv.Atoi(lastToken(name)); err == nil {
+			pages = max(pages, n+1)
 		}
 	}
+	for page := range pages {
+		b, err := a.store.get(ctx, subject.HistoryNames(page))
+		if err != nil {
+			return err
+		}
+		keys, whole := readNames(b)
+		if full := page+1 < pages; !whole || full && len(keys) < namesPerPage {
+			a.cfg.Log.Error().Int("page", page).Msg("names of history are damaged and taken from the chunks")
+			if keys, err = a.recoverNames(ctx, page, full); err != nil {
+				return err
+			}
+		}
+		for _, k := range keys {
+			if n := len(a.names); a.name(k) != n { // empty: it fills a group
+				a.names = append(a.names, k)
+			}
+		}
+	}
+	a.named = len(a.names)
+	return nil
+}
+
+// readNames reads a page of names.
+func readNames(b []byte) (keys []Key, whole bool) {
+	r := reader{b: b}
+	for len(r.b) > 0 && !r.failed {
+		keys = append(keys, r.key())
+	}
+	return keys, !r.failed
+}
+
+// recoverNames finds the names of a page in the chunks of its groups. full
+// tells that there are pages behind it.
+func (a *Archive) recoverNames(ctx context.Context, page int, full bool) (keys []Key, err error) {
+	const groups = namesPerPage / groupColumns
+	for group := page * groups; group < (page+1)*groups; group++ {
+		found := map[Key]bool{}
+		starts, err := a.store.starts(ctx, subject.HistoryPoints, group)
+		if err != nil {
+			return nil, err
+		}
+		if len(starts) == 0 && !full {
+			break
+		}
+		for _, start := range starts {
+			l, err := a.load(ctx, chainName{subject.HistoryPoints, group}, start, nil)
+			if err != nil && !errors.Is(err, ErrDamaged) {
+				return nil, err
+			}
+			for i := 0; l != nil && i < len(l.cols); i++ {
+				found[l.cols[i].key] = true
+			}
+		}
+		list := slices.SortedFunc(maps.Keys(found), Key.Compare)
+		keys = append(keys, append(list, make([]Key, max(0, groupColumns-len(list)))...)...)
+	}
+	return keys, nil
 }
 
 // name returns the number of a column, a new one if it has none. mu is held,
