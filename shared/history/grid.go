@@ -1,6 +1,7 @@
 package history
 
 import (
+	"math"
 	"time"
 
 	"github.com/sapflow/sapflow/shared/point"
@@ -8,19 +9,19 @@ import (
 
 // NewGrid returns buckets of a width, aligned to the clock of a place: those
 // of whole days begin at midnight, also where a day has 23 or 25 hours, those
-// that part a day begin there too, and all others are counted from 1970.
+// of more than an hour that part a day begin there too, and all others are
+// counted from 1970. Where the clock is put forward or back, a bucket is as
+// much shorter or longer, or is cut there if the others are counted anew.
 func NewGrid(width time.Duration, zone *time.Location) Grid {
 	const day = 24 * time.Hour
-	switch {
-	case width%day == 0:
-		return days{int64(width / day), zone}
-	case width > time.Hour && day%width == 0:
-		return hours{width, zone}
+	if width%day == 0 || width > time.Hour && day%width == 0 {
+		return walls{int64(width / time.Second), zone}
 	}
 	return fixed{uint64(width), zone}
 }
 
-// fixed are buckets of the same width, counted from the epoch in local time.
+// fixed are buckets of the same width, counted from 1970 on the clock of a
+// place.
 type fixed struct {
 	width uint64
 	zone  *time.Location
@@ -28,57 +29,105 @@ type fixed struct {
 
 // Span implements Grid.
 func (f fixed) Span(t uint64) (start, end uint64) {
-	_, offset := point.TimeOf(t).In(f.zone).Zone()
-	local := t + uint64(offset)*second // wraps for a time near 1970, and back
-	past := local % f.width
-	if past > t {
-		return 0, t - past + f.width
+	at := point.TimeOf(t).In(f.zone)
+	past := (t%f.width + ahead(at, f.width)) % f.width
+	if start = t - past; past > t {
+		start = 0
 	}
-	if end = t - past + f.width; end < t {
+	if end = t + (f.width - past); end < t {
 		end = forever
 	}
-	return t - past, end
+	return point.Nanos(putBefore(at, point.TimeOf(start), f.width)), point.Nanos(putAfter(at, point.TimeOf(end), f.width))
 }
 
-// days are whole days, n at a time.
-type days struct {
-	n    int64
-	zone *time.Location
-}
-
-// Span implements Grid.
-func (d days) Span(t uint64) (start, end uint64) {
-	y, m, day := point.TimeOf(t).In(d.zone).Date()
-	since := time.Date(y, m, day, 0, 0, 0, 0, time.UTC).Unix() / (24 * 3600)
-	first := int(since - since%d.n)
-	at := func(n int) uint64 { return nanos(time.Date(1970, 1, 1+n, 0, 0, 0, 0, d.zone)) }
-	return at(first), at(first + int(d.n))
-}
-
-// hours part the day by the clock on the wall.
-type hours struct {
-	width time.Duration
+// walls are buckets that begin when the clock on the wall shows a multiple of
+// a width in seconds, which parts a day or is whole days.
+type walls struct {
+	width int64
 	zone  *time.Location
 }
 
 // Span implements Grid.
-func (h hours) Span(t uint64) (start, end uint64) {
-	local := point.TimeOf(t).In(h.zone)
-	y, m, day := local.Date()
-	since := time.Duration(local.Hour())*time.Hour + time.Duration(local.Minute())*time.Minute + time.Duration(local.Second())*time.Second
-	n := since / h.width
-	at := func(n time.Duration) uint64 {
-		return nanos(time.Date(y, m, day, 0, 0, int(n*h.width/time.Second), 0, h.zone))
+func (w walls) Span(t uint64) (start, end uint64) {
+	at := point.TimeOf(t).In(w.zone)
+	_, offset := at.Zone()
+	shown := at.Unix() + int64(offset)
+	n := shown / w.width
+	if shown%w.width < 0 {
+		n--
 	}
-	return at(n), at(n + 1)
+	// Put back, the clock shows again what it has shown in another bucket.
+	first, next := w.begin(n), w.begin(n+1)
+	for first.After(at) {
+		n--
+		first, next = w.begin(n), first
+	}
+	for !next.After(at) {
+		n++
+		first, next = next, w.begin(n+1)
+	}
+	return point.Nanos(first), point.Nanos(next)
 }
 
-// nanos returns a time in ns, 0 for one before 1970.
-func nanos(t time.Time) uint64 {
-	if t.Before(time.Unix(0, 0)) {
-		return 0
+// begin returns the first instant at which the clock shows the beginning of
+// bucket n, or a later time.
+func (w walls) begin(n int64) time.Time {
+	const most = 26 * time.Hour // that clocks are apart
+	wall := time.Unix(n*w.width, 0).In(w.zone)
+	for t := wall.Add(-most); ; {
+		_, offset := t.Zone()
+		first := wall.Add(-time.Duration(offset) * time.Second)
+		if first.Before(t) { // it was put forward, past the beginning
+			first = t
+		}
+		if t = putAfter(t, wall.Add(2*most), math.MaxInt64); first.Before(t) {
+			return first
+		}
 	}
-	return point.Nanos(t)
+}
+
+// ahead returns by how much a clock is ahead of UTC, as far as buckets of a
+// width notice.
+func ahead(t time.Time, width uint64) uint64 {
+	_, offset := t.Zone()
+	n := int64(width)
+	return uint64((int64(offset)*second%n + n) % n)
+}
+
+// putAfter returns when a clock is next put forward or back so that buckets of
+// a width notice, limit if that is sooner.
+func putAfter(t, limit time.Time, width uint64) time.Time {
+	before := ahead(t, width)
+	for t.Before(limit) {
+		_, next := t.ZoneBounds()
+		switch {
+		case next.IsZero():
+			return limit
+		case !next.After(t): // on the last day of a leap year (Go 1.26)
+			next = t.Add(24 * time.Hour)
+		case next.Before(limit) && ahead(next, width) != before:
+			return next
+		}
+		t = next
+	}
+	return limit
+}
+
+// putBefore returns when a clock was last put forward or back so that buckets
+// of a width notice, limit if that is later.
+func putBefore(t, limit time.Time, width uint64) time.Time {
+	after := ahead(t, width)
+	for t.After(limit) {
+		put, _ := t.ZoneBounds()
+		if put.IsZero() {
+			return limit
+		}
+		t = put.Add(-1)
+		if put.After(limit) && ahead(t, width) != after {
+			return put
+		}
+	}
+	return limit
 }
 
 // niceWidths are the widths of buckets that people like to see.
