@@ -53,10 +53,9 @@ type Source struct {
 
 // Guard stands before all that is written.
 type Guard interface {
-	// Put writes a chunk, Note what must be noted before one can be removed,
-	// or they tell why that may not be, such as a disk that is nearly full.
+	// Put writes, or tells why that may not be, such as a disk that is nearly
+	// full.
 	Put(write func() error) error
-	Note(write func() error) error
 }
 
 // Config says what an archive is made of. All fields but Guard and Log must be

@@ -319,7 +319,7 @@ func (a *Archive) countRemoved(ctx context.Context, group int, l *leaf) error {
 	a.mu.Unlock()
 	b, err := json.Marshal(r)
 	if err == nil {
-		err = a.store.note(ctx, subject.HistoryRemoved(group), b)
+		err = a.store.put(ctx, subject.HistoryRemoved(group), b)
 	}
 	if err != nil {
 		return err

@@ -44,14 +44,6 @@ func (s store) put(ctx context.Context, subj string, data []byte) error {
 	return s.guard.Put(func() error { return s.write(ctx, subj, data) })
 }
 
-// note writes a subject that something can be removed for.
-func (s store) note(ctx context.Context, subj string, data []byte) error {
-	if s.guard == nil {
-		return s.write(ctx, subj, data)
-	}
-	return s.guard.Note(func() error { return s.write(ctx, subj, data) })
-}
-
 func (s store) write(ctx context.Context, subj string, data []byte) error {
 	ctx, cancel := context.WithTimeout(ctx, ioTimeout)
 	defer cancel()

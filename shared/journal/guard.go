@@ -61,12 +61,8 @@ type Chunks struct{ watch }
 // Chunks returns a guard before the stream of chunks.
 func (g *Guard) Chunks() *Chunks { return &Chunks{watch{guard: g}} }
 
-// Put writes a chunk if there is room for one.
+// Put writes a chunk, or what is noted before one is removed, if there is room.
 func (c *Chunks) Put(write func() error) error { return c.do(2, write) }
-
-// Note writes what must be noted before a chunk can be removed: it may use what
-// chunks must leave.
-func (c *Chunks) Note(write func() error) error { return c.do(4, write) }
 
 // room returns ErrDiskFull when one part in so many of the reserve is used up.
 func (g *Guard) room(part uint64) error {
