@@ -81,9 +81,11 @@ type Archive struct {
 	before  map[string]uint64
 	caught  bool // the logs were read to their ends once
 
-	writing sync.Mutex // held by whoever writes chunks
-	named   int        // names that are durable; writing
-	settled bool       // chunks have nothing that will be read from a log again; writing
+	writing   sync.Mutex // held by whoever writes chunks
+	named     int        // names that are durable; writing
+	importing importing  // writing
+	cut       bool       // an import failed: its summaries are made good at the next start; writing
+	settled   bool       // chunks have nothing that will be read from a log again; writing
 
 	mu      sync.Mutex
 	names   []Key
@@ -129,7 +131,7 @@ func Open(ctx context.Context, cfg Config) (*Archive, error) {
 		numbers: map[point.Series][]int{}, chains: map[chainName][]uint64{},
 		gaps: map[string][]Gap{}, dirty: map[string]bool{}, removed: map[int]*removal{},
 	}
-	for _, load := range []func(context.Context) error{a.loadNames, a.loadGaps, a.loadRemoved, a.loadDone} {
+	for _, load := range []func(context.Context) error{a.loadNames, a.loadImport, a.loadGaps, a.loadRemoved, a.loadDone} {
 		if err := load(ctx); err != nil {
 			return nil, err
 		}

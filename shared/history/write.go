@@ -25,6 +25,9 @@ const (
 
 // Run makes chunks of the logs until ctx ends.
 func (a *Archive) Run(ctx context.Context) error {
+	if err := a.repair(ctx); err != nil && ctx.Err() == nil {
+		a.cfg.Log.Error().Err(err).Msg("summaries of an import that was cut off are not made good")
+	}
 	return daemon.Every(ctx, pullEvery, a.kick, func() {
 		if err := a.work(ctx); err != nil && ctx.Err() == nil {
 			a.cfg.Log.Error().Err(err).Msg("history is not written, trying again")
@@ -70,6 +73,9 @@ func (a *Archive) Flush(ctx context.Context) error {
 		return err
 	}
 	if err := a.writeGaps(ctx); err != nil {
+		return err
+	}
+	if err := a.importDone(ctx); err != nil {
 		return err
 	}
 	streams := map[string]uint64{}
@@ -452,26 +458,4 @@ func (l *leaf) trim(end uint64) (lost []Gap) {
 	l.cols = slices.DeleteFunc(l.cols, func(c *column) bool { return len(c.segs) == 0 })
 	l.end = end
 	return lost
-}
-
-// ErrRemoved is returned for points older than what had to make room.
-var ErrRemoved = errors.New("points of that time had to make room")
-
-// Import puts points into chunks that no log has: of years before, say. A
-// crash leaves some of them; importing them again does no harm.
-func (a *Archive) Import(ctx context.Context, columns map[Key]*frame.Column) error {
-	a.writing.Lock()
-	defer a.writing.Unlock()
-	t := tail{columns: map[int]*growing{}}
-	a.mu.Lock()
-	for k, c := range columns {
-		n := a.name(k)
-		if c.Len() > 0 && c.Times[0] < a.floor(n/groupColumns) {
-			a.mu.Unlock()
-			return fmt.Errorf("%s at %s: %w", k.Series, timeText(c.Times[0]), ErrRemoved)
-		}
-		t.columns[n] = &growing{col: c}
-	}
-	a.mu.Unlock()
-	return a.write(ctx, t.groups())
 }

@@ -232,6 +232,9 @@ const HistoryNamesAll = "hist.names.*"
 // HistoryDone is the subject of how far logs have been made chunks.
 const HistoryDone = "hist.done"
 
+// HistoryImport is the subject of what an import is writing.
+const HistoryImport = "hist.import"
+
 // HistoryGaps returns the subject of the gaps of the logs of an author.
 func HistoryGaps(author string) string { return "hist.gaps." + author }
 
