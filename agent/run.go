@@ -156,7 +156,7 @@ func (a *agent) openStore(ctx context.Context) (err error) {
 	edge.Acked = func(string) frame.Cursor { return a.uplink.Acked().Cursor }
 	a.keeper = journal.NewKeeper(journal.KeeperConfig{
 		Shelves: []journal.Shelf{edge, down},
-		Max:     a.cfg.StoreMax, MaxAge: a.cfg.StoreMaxAge, Free: a.dir.Free, Now: a.clock.Now, Spans: a.meta.Removed, Save: a.save,
+		Max:     a.cfg.Store.Max, MaxAge: a.cfg.Store.MaxAge, Free: a.dir.Free, Now: a.clock.Now, Spans: a.meta.Removed, Save: a.save,
 		Saved: func() map[string]uint64 {
 			return bus.SavedUpTo(a.dir.Path, func(m *bus.Meta) map[string]uint64 { return m.Streams })
 		},
@@ -166,17 +166,13 @@ func (a *agent) openStore(ctx context.Context) (err error) {
 	return nil
 }
 
-// historyTail is how many points wait in memory to become chunks: 4 MB, and a
-// start reads them from the log in less than a tenth of a second.
-const historyTail = 128 << 10
-
 // openHistory opens the chunks, once the logs are.
 func (a *agent) openHistory(ctx context.Context) (err error) {
 	if a.chunks, err = journal.Ensure(ctx, a.js, history.Stream()); err != nil {
 		return err
 	}
 	a.history, err = history.Open(ctx, history.Config{
-		JetStream: a.js, Stream: a.chunks, Tail: historyTail, Guard: a.guard.Chunks(),
+		JetStream: a.js, Stream: a.chunks, Tail: a.cfg.Store.Tail, Guard: a.guard.Chunks(),
 		Sources: []history.Source{
 			{Name: subject.StreamEdge, Store: a.edgeStore(), Author: a.self},
 			{Name: subject.StreamDown, Store: a.downStore(), Author: hub},
@@ -357,7 +353,7 @@ func (a *agent) status(s *api.Status) {
 	s.TxBytes, s.RxBytes, s.MonthBytes, s.MonthForecast = a.uplink.Bytes()
 	s.LinkBytes = a.uplink.ByClass()
 	s.Rate, s.RoundTrip = st.Rate, st.RoundTrip.Milliseconds()
-	s.StoreMax = a.cfg.StoreMax
+	s.StoreMax = a.cfg.Store.Max
 	for _, span := range a.keeper.Spans() {
 		s.RemovedPoints, s.UnsentPoints = s.RemovedPoints+span.Points, s.UnsentPoints+span.Unsent
 	}

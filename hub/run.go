@@ -273,7 +273,7 @@ func (h *hub) startBus(ctx context.Context) error {
 	}
 	h.meta = meta
 	h.keeper = journal.NewKeeper(journal.KeeperConfig{
-		Shelves: h.shelves(), Max: h.cfg.StoreMax, MaxAge: h.cfg.StoreMaxAge, Free: h.dir.Free, Now: h.clock.Now, Spans: meta.Removed, Save: h.save, Saved: h.savedUpTo,
+		Shelves: h.shelves(), Max: h.cfg.Store.Max, MaxAge: h.cfg.Store.MaxAge, Free: h.dir.Free, Now: h.clock.Now, Spans: meta.Removed, Save: h.save, Saved: h.savedUpTo,
 		Log: h.log.With().Str("component", "keeper").Logger(),
 	})
 	h.guard = journal.Guard{Free: h.dir.Free, Full: h.keeper.Kick, Revive: h.nats.ReopenStore}
@@ -324,16 +324,13 @@ func (h *hub) startBus(ctx context.Context) error {
 	return nil
 }
 
-// historyTail is how many points wait in memory to become chunks: 32 MB.
-const historyTail = 1 << 20
-
 // openHistory opens the chunks, once the logs are.
 func (h *hub) openHistory(ctx context.Context) (err error) {
 	if h.chunks, err = journal.Ensure(ctx, h.js, history.Stream()); err != nil {
 		return err
 	}
 	h.history, err = history.Open(ctx, history.Config{
-		JetStream: h.js, Stream: h.chunks, Tail: historyTail, Guard: h.guard.Chunks(),
+		JetStream: h.js, Stream: h.chunks, Tail: h.cfg.Store.Tail, Guard: h.guard.Chunks(),
 		Sources: []history.Source{
 			{Name: subject.StreamEdge, Store: h.store(h.edge, subject.LogsOf(subject.StreamEdge)), Author: subject.ParseLog},
 			{Name: subject.StreamHub, Store: h.store(h.own, subject.LogHub), Author: author},

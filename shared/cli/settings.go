@@ -74,13 +74,35 @@ func (s *Span) UnmarshalText(text []byte) error {
 // StoreSettings are settings of the store, the same at both ends.
 type StoreSettings struct {
 	Max    *Size `yaml:"max" env:"SAPFLOW_STORE_MAX" placeholder:"SIZE" help:"What logs and history may take, such as 200MB: the oldest history goes first, points that the other end lacks last. As much as the disk holds by default."`
+	Tail   *int  `yaml:"tail" env:"SAPFLOW_STORE_TAIL" placeholder:"POINTS" help:"How many points wait in memory to become chunks, 16 B each. More are written less often, and read again at a start."`
 	MaxAge *Span `yaml:"maxAge" env:"SAPFLOW_STORE_MAX_AGE" placeholder:"SPAN" help:"How old history gets, such as 730d. As old as there is room by default."`
 }
 
-// Limits returns what was given, by flag and environment, else by file; 0 for
-// no limit.
-func (s StoreSettings) Limits(file StoreSettings) (bytes uint64, age time.Duration) {
-	return uint64(First(0, s.Max, file.Max)), time.Duration(First(0, s.MaxAge, file.MaxAge))
+// StoreConfig says how much is stored.
+type StoreConfig struct {
+	// Max bounds the bytes of logs and history: the oldest history goes first,
+	// points that the other end lacks last; default 0, as much as the disk holds.
+	Max uint64
+	// MaxAge bounds the age of history; default 0, no bound.
+	MaxAge time.Duration
+	// Tail is how many points wait in memory to become chunks.
+	Tail int
+}
+
+// Load returns what was given, by flag and environment, else by file.
+func (s StoreSettings) Load(file StoreSettings, tail int) StoreConfig {
+	return StoreConfig{
+		Max: uint64(First(0, s.Max, file.Max)), MaxAge: time.Duration(First(0, s.MaxAge, file.MaxAge)),
+		Tail: First(tail, s.Tail, file.Tail),
+	}
+}
+
+// Check tells what is wrong with the settings.
+func (c StoreConfig) Check() error {
+	if c.Tail < 1 {
+		return fmt.Errorf("store.tail is %d, it must be at least 1", c.Tail)
+	}
+	return nil
 }
 
 // CheckAddress tells whether the setting of a name is host:port.

@@ -91,8 +91,11 @@ func (p *past) answers(t *testing.T, c *client.Client, nodes []string) string {
 func TestHistoryBesideIngest(t *testing.T) {
 	t.Parallel()
 	rng := random(t)
-	h := startHub(t, "--node-streams-layout", "none")
-	g := h.addGateway("gw1", "", natstest.LinkConfig{})
+	const tail = "20000" // chunks are written often
+	h := startHub(t, "--node-streams-layout", "none", "--store-tail", tail)
+	g, enroll := h.newGateway("gw1", "", natstest.LinkConfig{}, "--store-tail", tail)
+	enroll()
+	g.start()
 	var nodes []string
 	for n := range 10 { // more than one group of columns
 		nodes = append(nodes, addNode(t, g.client, g.id, fmt.Sprintf("pump%d", n)))
@@ -141,6 +144,9 @@ func TestHistoryBesideIngest(t *testing.T) {
 		if round%20 == 11 {
 			g.kill()
 			g.start()
+		}
+		if round%20 == 17 {
+			h.crash()
 		}
 		if round%10 == 0 {
 			if got := old.answers(t, g.client, nodes[:3]); got != want {
@@ -195,4 +201,16 @@ func TestHistoryBesideIngest(t *testing.T) {
 	g.stop()
 	h.stop()
 	checkStores(t, h, g)
+	for _, dir := range []string{h.dir, g.dir} {
+		out, code := command(t, agentBin, "store", "stats", "--json", "--data", dir)
+		if dir == h.dir {
+			out, code = command(t, hubBin, "store", "stats", "--json", "--data", dir)
+		}
+		var s struct {
+			History struct{ Points uint64 }
+		}
+		if err := json.Unmarshal([]byte(out), &s); err != nil || code != 0 || s.History.Points < uint64(len(live))/2 {
+			t.Errorf("%s: code %d, %d points in chunks: want most of %d\n%s", dir, code, s.History.Points, len(live), out)
+		}
+	}
 }

@@ -20,6 +20,9 @@ const (
 	DefaultLogLevel = "info"
 
 	DefaultSnapshotEvery = 10 * time.Minute
+	// DefaultStoreTail is some 3 hours of 30 points a second and up to 6 MB:
+	// then a chunk is full at once, and is seldom written again.
+	DefaultStoreTail = 384 << 10
 )
 
 // Config says how an agent runs.
@@ -36,11 +39,8 @@ type Config struct {
 	// CommitEvery is how often points are made durable that nobody waits for;
 	// default 0, by the gateway's plan.
 	CommitEvery time.Duration
-	// StoreMax bounds the bytes of logs and history: the oldest history goes
-	// first, points that the hub lacks last; default 0, as much as the disk holds.
-	StoreMax uint64
-	// StoreMaxAge bounds the age of history; default 0, no bound.
-	StoreMaxAge time.Duration
+	// Store says how much is stored.
+	Store cli.StoreConfig
 	// SnapshotEvery is how often the state is written besides at a stop;
 	// default 10 min. It costs flash, and bounds how much of the logs a start
 	// after a crash reads.
@@ -87,7 +87,7 @@ func (s Settings) Load(path string) (Config, error) {
 		SnapshotEvery: cli.First(DefaultSnapshotEvery, s.SnapshotEvery, f.SnapshotEvery),
 		LogLevel:      cli.First(DefaultLogLevel, s.LogLevel, f.LogLevel),
 	}
-	c.StoreMax, c.StoreMaxAge = s.Store.Limits(f.Store)
+	c.Store = s.Store.Load(f.Store, DefaultStoreTail)
 	var err error
 	if c.Proxy, err = parseProxy(cli.First("", s.Proxy, f.Proxy)); err != nil {
 		return Config{}, err
@@ -118,5 +118,5 @@ func (c Config) check() error {
 	if c.SnapshotEvery <= 0 {
 		return fmt.Errorf("snapshotEvery is %s, it must be more than 0", c.SnapshotEvery)
 	}
-	return cli.CheckAddress("listen", c.Listen)
+	return errors.Join(c.Store.Check(), cli.CheckAddress("listen", c.Listen))
 }

@@ -6,7 +6,6 @@ package config
 import (
 	"errors"
 	"fmt"
-	"time"
 
 	"github.com/rs/zerolog"
 
@@ -20,6 +19,7 @@ const (
 	DefaultListen        = "127.0.0.1:4223"
 	DefaultMaxPerSubject = 1000
 	DefaultLogLevel      = "info"
+	DefaultStoreTail     = 1 << 20 // up to 16 MB
 )
 
 // Config says how a hub runs.
@@ -47,12 +47,8 @@ type Config struct {
 	TLSCert, TLSKey string
 	// NodeStreams says how the points of nodes lie in streams.
 	NodeStreams NodeStreams
-	// StoreMax bounds the bytes of logs and history: the oldest history goes
-	// first, points that a gateway lacks last; default 0, as much as the disk
-	// holds.
-	StoreMax uint64
-	// StoreMaxAge bounds the age of history; default 0, no bound.
-	StoreMaxAge time.Duration
+	// Store says how much is stored.
+	Store cli.StoreConfig
 	// LogLevel is debug, info, warn or error; default info.
 	LogLevel string
 
@@ -117,7 +113,7 @@ func (s Settings) Load(path string) (Config, error) {
 		},
 		LogLevel: cli.First(DefaultLogLevel, s.LogLevel, f.LogLevel),
 	}
-	c.StoreMax, c.StoreMaxAge = s.Store.Limits(f.Store)
+	c.Store = s.Store.Load(f.Store, DefaultStoreTail)
 	return c, c.check()
 }
 
@@ -135,6 +131,6 @@ func (c Config) check() error {
 		return fmt.Errorf("nodeStreams.maxPerSubject is %d, it must be at least 1", c.NodeStreams.MaxPerSubject)
 	}
 	return errors.Join(
-		cli.CheckAddress("http", c.HTTP), cli.CheckAddress("leaf", c.Leaf), cli.CheckAddress("listen", c.Listen),
+		c.Store.Check(), cli.CheckAddress("http", c.HTTP), cli.CheckAddress("leaf", c.Leaf), cli.CheckAddress("listen", c.Listen),
 	)
 }
