@@ -15,7 +15,6 @@ package history
 import (
 	"cmp"
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"maps"
@@ -76,10 +75,10 @@ type Archive struct {
 	store store
 	kick  chan struct{} // capacity 1: the tail is full
 
-	pulling sync.Mutex // held by whoever reads logs
-	next    []uint64   // of each source: stream sequence to read next
-	before  map[string]uint64
-	caught  bool // the logs were read to their ends once
+	pulling sync.Mutex        // held by whoever reads logs
+	next    []uint64          // of each source: stream sequence to read next
+	before  map[string]uint64 // time of the last frame of each log
+	caught  bool              // the logs were read to their ends once
 
 	writing   sync.Mutex // held by whoever writes chunks
 	named     int        // names that are durable; writing
@@ -95,8 +94,8 @@ type Archive struct {
 	chains  map[chainName][]uint64 // starts of leaves, of those that were needed
 	gaps    map[string][]Gap       // by the author of the log
 	dirty   map[string]bool        // authors of gaps that are not written
-	done    map[string]uint64      // stream sequences up to which frames are in chunks
-	removed map[int]*removal       // by group
+	done    progress
+	removed map[int]*removal // by group
 }
 
 type chainName struct {
@@ -110,9 +109,10 @@ const groupColumns = 8
 
 // tail holds columns in memory.
 type tail struct {
-	columns map[int]*growing // by number
-	points  int              // and what their texts take, in points
-	next    []uint64         // of each source, at the freeze
+	columns map[int]*growing  // by number
+	points  int               // and what their texts take, in points
+	next    []uint64          // of each source, at the freeze
+	before  map[string]uint64 // the same of each log
 	since   time.Time
 }
 
@@ -139,21 +139,36 @@ func Open(ctx context.Context, cfg Config) (*Archive, error) {
 	return a, nil
 }
 
+// progress is how far the logs are in chunks.
+type progress struct {
+	Streams map[string]uint64 `json:"streams"` // the last message of each stream
+	// Logs holds the time of the last frame of each log, ns, by subject: a gap
+	// behind it began then.
+	Logs map[string]uint64 `json:"logs,omitempty"`
+}
+
 // loadDone finds where to go on in the logs.
 func (a *Archive) loadDone(ctx context.Context) error {
-	b, err := a.store.get(ctx, subject.HistoryDone)
-	if err != nil {
+	if err := a.loadJSON(ctx, subject.HistoryDone, &a.done); err != nil {
 		return err
 	}
-	a.done = map[string]uint64{}
-	if b != nil {
-		if err := json.Unmarshal(b, &a.done); err != nil {
-			a.cfg.Log.Error().Err(err).Msg("how far history goes is damaged: all logs are read again")
-			a.done = map[string]uint64{}
-		}
+	if a.done.Streams == nil {
+		a.done.Streams = map[string]uint64{}
 	}
+	maps.Copy(a.before, a.done.Logs)
 	for i := range a.cfg.Sources {
-		a.next[i] = a.done[a.cfg.Sources[i].Name] + 1
+		src := &a.cfg.Sources[i]
+		done := a.done.Streams[src.Name]
+		last, err := src.Store.Last(ctx)
+		if err != nil && !errors.Is(err, journal.ErrEmpty) {
+			return fmt.Errorf("read history: %w", err)
+		}
+		if last.Seq < done { // what comes next gets these numbers again
+			a.cfg.Log.Warn().Str("stream", src.Name).Uint64("messages", done-last.Seq).Msg("a log has lost its end, which is in history")
+			done = last.Seq
+			a.done.Streams[src.Name] = done
+		}
+		a.next[i] = done + 1
 	}
 	return nil
 }

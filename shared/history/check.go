@@ -106,7 +106,7 @@ func (c *checker) leaf(chain chainName, l *leaf) {
 				c.problem(chain, l.start, "%s from %s to %s: %s; %d points are lost", col.key.Series, timeText(s.From), timeText(s.To), err, s.Count)
 				continue
 			}
-			if n := points.Len(); n == 0 || points.Summary(0, n) != s.Summary {
+			if !sums(points, &s.Summary) {
 				c.problem(chain, l.start, "%s from %s to %s: the summary does not fit the points", col.key.Series, timeText(s.From), timeText(s.To))
 			}
 			c.found.Segments++
@@ -117,6 +117,15 @@ func (c *checker) leaf(chain chainName, l *leaf) {
 			c.found.Oldest, c.found.Newest = min(c.found.Oldest, s.From), max(c.found.Newest, s.To)
 		}
 	}
+}
+
+// sums tells whether a summary is that of all points of a column.
+func sums(c *frame.Column, s *frame.Summary) bool {
+	if c.Len() == 0 {
+		return false
+	}
+	want := c.Summary(0, c.Len())
+	return want.Equal(s)
 }
 
 // summarised checks that the chain of summaries tells what a closed leaf has.
@@ -153,7 +162,7 @@ func (c *checker) summarised(ctx context.Context, group int, l *leaf) error {
 			continue
 		}
 		for i := range told {
-			if told[i] != col.segs[i].Summary {
+			if !told[i].Equal(&col.segs[i].Summary) {
 				c.problem(chain, l.start, "%s at %s: the summary is not that of the segment", col.key.Series, timeText(told[i].From))
 			}
 		}

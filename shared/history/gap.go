@@ -282,6 +282,7 @@ func (c chainName) dead(starts []uint64, floor uint64) (n int) {
 
 func (a *Archive) drop(ctx context.Context, chain chainName, start uint64) error {
 	if err := a.store.remove(ctx, subject.HistoryChunk(chain.level, chain.group, start)); err != nil {
+		a.unsure(chain)
 		return err
 	}
 	a.mu.Lock()
@@ -321,7 +322,13 @@ func (a *Archive) countRemoved(ctx context.Context, group int, l *leaf) error {
 	if err == nil {
 		err = a.store.put(ctx, subject.HistoryRemoved(group), b)
 	}
-	if err != nil {
+	if err != nil { // it may have been noted all the same
+		have := &removal{}
+		if a.loadJSON(ctx, subject.HistoryRemoved(group), have) == nil && have.Floor > 0 {
+			a.mu.Lock()
+			defer a.mu.Unlock()
+			a.removed[group] = have
+		}
 		return err
 	}
 	a.mu.Lock()
@@ -343,10 +350,10 @@ func (a *Archive) RemovedPoints() (n uint64) {
 }
 
 // Gaps returns what may be missing of some columns in a span of time, to not
-// included, 0 for no end.
+// included.
 func (a *Archive) Gaps(numbers []int, from, to uint64) (list []Gap) {
 	add := func(g Gap) {
-		if g.End >= from && (to == 0 || g.Start < to) {
+		if g.End >= from && g.Start < to {
 			list = append(list, g)
 		}
 	}

@@ -1,6 +1,7 @@
 package history
 
 import (
+	"cmp"
 	"encoding/binary"
 	"errors"
 	"fmt"
@@ -280,15 +281,20 @@ func Union(a, b *frame.Column) *frame.Column {
 	return m
 }
 
-const (
+// Sizes of what is written; only tests change them.
+var (
 	// segmentPoints is how many points a segment has at most as a rule. Coded
 	// by itself it costs 4 to 7 % more than without an end, and a query decodes
 	// little that it does not need.
 	segmentPoints = 1024
 	// segmentText is how many bytes of texts it has at most as a rule.
 	segmentText = 64 << 10
-	second      = 1_000_000_000
+	// leafBytes is how large a leaf grows. It is what a query reads at once, and
+	// what a point that is late has written again.
+	leafBytes = 128 << 10
 )
+
+const second = 1_000_000_000 // ns
 
 // widths are the spans of time that segments keep to, in ns: the widest one in
 // which a series has segmentPoints. Buckets of whole numbers of them need no
@@ -305,14 +311,17 @@ func cut(c *frame.Column) (segs []segment) {
 	if n > 1 {
 		each := (c.Times[n-1] - c.Times[0]) / uint64(n-1)
 		for _, w := range widths {
-			if w/segmentPoints <= each {
+			if w/uint64(segmentPoints) <= each {
 				width = w
 			}
 		}
 	}
 	for i := 0; i < n; {
-		next := c.Times[i] - c.Times[i]%width + width
-		j := i + sort.Search(n-i, func(k int) bool { return c.Times[i+k] >= next })
+		last := c.Times[i] - c.Times[i]%width + (width - 1)
+		if last < c.Times[i] {
+			last = forever
+		}
+		j := i + sort.Search(n-i, func(k int) bool { return c.Times[i+k] > last })
 		for i < j {
 			to := c.Fit(i, min(j, i+2*segmentPoints), segmentText)
 			segs = append(segs, segment{c.Summary(i, to), c.Encode(i, to)})
@@ -322,14 +331,9 @@ func cut(c *frame.Column) (segs []segment) {
 	return segs
 }
 
-const (
-	// leafBytes is how large a leaf grows. It is what a query reads at once, and
-	// what a point that is late has written again.
-	leafBytes = 128 << 10
-	// splitGrid is what starts of leaves keep to if they can, in ns, so that the
-	// segments of two leaves are those of one.
-	splitGrid = 900 * second
-)
+// splitGrid is what starts of leaves keep to if they can, in ns, so that the
+// segments of two leaves are those of one.
+const splitGrid = 900 * second
 
 // split parts a leaf that is larger than limit at a time of its choice: the new
 // leaf takes what comes from there on. nil if the leaf is small enough, or is
@@ -338,32 +342,9 @@ func (l *leaf) split(limit int) (right *leaf, lost []Gap) {
 	if l.bytes() <= limit {
 		return nil, nil
 	}
-	var segs []*segment
-	for _, c := range l.cols {
-		for i := range c.segs {
-			segs = append(segs, &c.segs[i])
-		}
-	}
-	slices.SortFunc(segs, func(a, b *segment) int { return int(min(1, max(-1, int64(a.To-b.To)))) })
-	size, at := 0, uint64(0)
-	for _, s := range segs {
-		if size += len(s.data) + 20; size > limit*7/8 {
-			break
-		}
-		at = s.To + 1
-	}
-	first, last := segs[0].From, segs[len(segs)-1].To
-	for _, s := range segs {
-		first = min(first, s.From)
-	}
-	switch grid := at - at%splitGrid; {
-	case grid > first && grid <= last:
-		at = grid
-	case at <= first || at > last: // within a segment
-		at = first + (last-first)/2 + 1
-		if at > last {
-			return nil, nil
-		}
+	at := l.middle(limit * 7 / 8)
+	if at == 0 {
+		return nil, nil
 	}
 	r := &leaf{start: at, end: l.end}
 	for _, c := range l.cols {
@@ -375,6 +356,45 @@ func (l *leaf) split(limit int) (right *leaf, lost []Gap) {
 	l.cols = slices.DeleteFunc(l.cols, func(c *column) bool { return len(c.segs) == 0 })
 	l.end = at
 	return r, lost
+}
+
+// middle returns a time that has segments of about so many bytes before it, and
+// points, or beginnings of summaries, on either side; 0 if there is none.
+func (l *leaf) middle(bytes int) (at uint64) {
+	type edge struct {
+		time uint64 // a part that begins there or later has the segment on its left
+		size int
+	}
+	var list []edge
+	first, last := uint64(forever), uint64(0)
+	for _, c := range l.cols {
+		for i := range c.segs {
+			s := &c.segs[i]
+			to := s.To
+			if s.data == nil { // a summary is where it begins
+				to = s.From
+			}
+			first, last = min(first, s.From), max(last, to)
+			list = append(list, edge{to + 1, len(s.data) + 20})
+		}
+	}
+	slices.SortFunc(list, func(a, b edge) int { return cmp.Compare(a.time, b.time) })
+	at = 0
+	for _, e := range list {
+		if bytes -= e.size; bytes < 0 {
+			break
+		}
+		at = e.time
+	}
+	switch grid := at - at%splitGrid; {
+	case grid > first && grid <= last:
+		return grid
+	case at > first && at <= last:
+		return at
+	case first < last: // within a segment
+		return first + (last-first)/2 + 1
+	}
+	return 0
 }
 
 // splitAt takes what comes from a time on out of a column; nil for nothing. It

@@ -98,7 +98,7 @@ func (a *Archive) Count(ctx context.Context, numbers []int, from, to uint64) (n 
 func (a *Archive) newest(ctx context.Context, number int, before uint64, n int) (uint64, error) {
 	for want := n; ; want *= 2 {
 		from, err := a.countBack(ctx, number, before, want)
-		if err != nil || from == 0 {
+		if err != nil {
 			return 0, err
 		}
 		var times []uint64
@@ -116,11 +116,14 @@ func (a *Archive) newest(ctx context.Context, number int, before uint64, n int) 
 		if len(times) == n {
 			return times[0], nil
 		}
+		if from == 0 { // these were all
+			return 0, nil
+		}
 	}
 }
 
-// countBack returns a time from which on a column has n points or more, 0 if
-// it has fewer.
+// countBack returns a time from which on a column has about n points or more, 0
+// if it may have fewer.
 func (a *Archive) countBack(ctx context.Context, number int, before uint64, n int) (from uint64, err error) {
 	if c := a.inMemory(number); c != nil {
 		i, _ := slices.BinarySearch(c.Times, before)

@@ -140,9 +140,10 @@ type walk struct {
 	from, to uint64
 	visit    func(*Piece) error
 	tail     *frame.Column
-	next     int   // the point of the tail that was not visited yet
-	last     *leaf // of points that was read; it holds the column only
-	summing  bool  // the last leaf was one of summaries
+	next     int    // the point of the tail that was not visited yet
+	last     *leaf  // of points that was read; it holds the column only
+	summing  bool   // the last leaf was one of summaries
+	done     uint64 // what is before that was visited
 }
 
 // errStop ends a walk.
@@ -152,6 +153,9 @@ var errStop = errors.New("enough")
 // time, until visit returns an error. With summed it prefers not to read
 // points: then a piece with a summary may have to load them.
 func (a *Archive) Read(ctx context.Context, number int, from, to uint64, summed bool, visit func(*Piece) error) error {
+	a.mu.Lock()
+	from = max(from, a.floor(number/groupColumns)) // what is older in memory has no room
+	a.mu.Unlock()
 	w := &walk{Archive: a, number: number, key: a.nameOf(number), from: from, to: to, visit: visit}
 	if w.tail = a.inMemory(number); w.tail == nil { // before the chunks: what moves there is found twice, not never
 		w.tail = &frame.Column{}
@@ -303,22 +307,20 @@ func (w *walk) between(ctx context.Context, group int, from, to uint64) (*frame.
 	return all, nil
 }
 
-// segments visits the segments of a column that begin at pos or later and
-// before end, or reach beyond the beginning of the walk, up to a time, with what
-// the tail has between and within them.
+// segments visits the segments of a column that reach beyond pos and begin
+// before end, up to a time, with what the tail has between and within them. After
+// a crash those of points and of summaries may be others: each time is visited
+// once.
 func (w *walk) segments(ctx context.Context, c *column, pos, end, until uint64, load func(*segment) func(context.Context) (*frame.Column, error)) error {
 	to := min(w.to, until)
-	first := sort.Search(len(c.segs), func(i int) bool { return c.segs[i].From >= pos })
-	if pos == w.from {
-		first = c.after(pos)
-	}
-	for i := first; i < len(c.segs) && c.segs[i].From < min(to, end); i++ {
-		s := &c.segs[i]
+	for i := c.after(max(pos, w.done)); i < len(c.segs) && c.segs[i].From < min(to, end); i++ {
+		s, from := &c.segs[i], max(w.from, w.done)
+		w.done = min(s.To, to-1) + 1
 		if err := w.memory(s.From); err != nil {
 			return err
 		}
 		j := w.tailAt(min(s.To, to-1) + 1)
-		whole := s.From >= w.from && s.To < to
+		whole := s.From >= from && s.To < to
 		if j <= w.next && whole {
 			if err := w.visit(&Piece{Summary: &s.Summary, encoded: s.data, load: load(s)}); err != nil {
 				return err
@@ -333,7 +335,7 @@ func (w *walk) segments(ctx context.Context, c *column, pos, end, until uint64, 
 			col = Union(col, part(w.tail, w.next, j))
 			w.next = j
 		}
-		if err := w.points(clip(col, w.from, to)); err != nil {
+		if err := w.points(clip(col, from, to)); err != nil {
 			return err
 		}
 	}

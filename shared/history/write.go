@@ -78,17 +78,17 @@ func (a *Archive) Flush(ctx context.Context) error {
 	if err := a.importDone(ctx); err != nil {
 		return err
 	}
-	streams := map[string]uint64{}
+	done := progress{map[string]uint64{}, f.before}
 	for i := range a.cfg.Sources {
-		streams[a.cfg.Sources[i].Name] = f.next[i] - 1
+		done.Streams[a.cfg.Sources[i].Name] = f.next[i] - 1
 	}
-	if err := a.writeDone(ctx, streams); err != nil {
+	if err := a.writeDone(ctx, done); err != nil {
 		return err
 	}
 	a.settled = caught
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	a.frozen, a.done = nil, streams
+	a.frozen, a.done = nil, done
 	return nil
 }
 
@@ -101,14 +101,14 @@ func (a *Archive) Settle(ctx context.Context) error {
 }
 
 // writeDone notes how far the logs are in chunks.
-func (a *Archive) writeDone(ctx context.Context, streams map[string]uint64) error {
+func (a *Archive) writeDone(ctx context.Context, done progress) error {
 	a.mu.Lock()
-	same := maps.Equal(streams, a.done)
+	same := maps.Equal(done.Streams, a.done.Streams)
 	a.mu.Unlock()
 	if same {
 		return nil
 	}
-	b, err := json.Marshal(streams)
+	b, err := json.Marshal(done)
 	if err != nil {
 		return err
 	}
@@ -119,7 +119,7 @@ func (a *Archive) writeDone(ctx context.Context, streams map[string]uint64) erro
 func (a *Archive) Done(stream string) uint64 {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	return a.done[stream]
+	return a.done.Streams[stream]
 }
 
 // freeze takes the tail to be written; one that could not be written before is
@@ -127,7 +127,7 @@ func (a *Archive) Done(stream string) uint64 {
 // since the start.
 func (a *Archive) freeze() (t *tail, caught bool) {
 	a.pulling.Lock()
-	next, caught := slices.Clone(a.next), a.caught
+	next, before, caught := slices.Clone(a.next), maps.Clone(a.before), a.caught
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	a.pulling.Unlock()
@@ -149,7 +149,7 @@ func (a *Archive) freeze() (t *tail, caught bool) {
 	for _, g := range t.columns {
 		g.settle()
 	}
-	t.next = next
+	t.next, t.before = next, before
 	a.frozen = t
 	return t, caught
 }
@@ -375,18 +375,18 @@ func (a *Archive) replace(ctx context.Context, chain chainName, l *leaf, limit i
 		list = slices.Insert(list, i+1, r)
 	}
 	if chain.level == subject.HistoryPoints {
-		for _, l := range list {
-			if l.end == forever {
-				break
-			}
-			if err := a.summarise(ctx, chain.group, l); err != nil {
-				return err
-			}
+		closed := list
+		if n := len(list) - 1; list[n].end == forever {
+			closed = list[:n]
+		}
+		if err := a.summarise(ctx, chain.group, closed...); err != nil {
+			return err
 		}
 	}
 	for i := len(list) - 1; i >= 0; i-- {
 		l := list[i]
 		if err := a.store.put(ctx, subject.HistoryChunk(chain.level, chain.group, l.start), l.encode()); err != nil {
+			a.unsure(chain)
 			return err
 		}
 		a.mu.Lock()
@@ -394,6 +394,14 @@ func (a *Archive) replace(ctx context.Context, chain chainName, l *leaf, limit i
 		a.mu.Unlock()
 	}
 	return nil
+}
+
+// unsure has the starts of a chain listed again: a write that failed may have
+// been done all the same.
+func (a *Archive) unsure(chain chainName) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	delete(a.chains, chain)
 }
 
 // inserted returns a sorted list with a value in it.
@@ -408,20 +416,37 @@ func inserted(list []uint64, v uint64) []uint64 {
 	return slices.Insert(slices.Clone(list), i, v)
 }
 
-// summarise has the chain of summaries of a group tell what a closed leaf has.
-func (a *Archive) summarise(ctx context.Context, group int, l *leaf) error {
+// summarise has the chain of summaries of a group tell what closed leaves have
+// that follow one another. Where its leaves are several the last one is first: a
+// crash leaves times that are told twice, which a reader passes over, and none
+// that are not told.
+func (a *Archive) summarise(ctx context.Context, group int, list ...*leaf) error {
+	if len(list) == 0 {
+		return nil
+	}
+	all := &leaf{start: list[0].start, end: list[len(list)-1].end}
+	for _, l := range list {
+		for _, c := range l.cols {
+			to := all.column(c.key)
+			if to == nil {
+				to = &column{key: c.key}
+				all.cols = append(all.cols, to)
+			}
+			to.segs = append(to.segs, c.segs...)
+		}
+	}
 	chain := chainName{subject.HistorySummaries, group}
-	for from := l.start; from < l.end; {
-		s, err := a.leafFor(ctx, chain, from)
+	for to := all.end; to > all.start; {
+		s, err := a.leafFor(ctx, chain, to-1)
 		if err != nil {
 			return err
 		}
-		to := min(s.end, l.end)
-		s.substitute(l, from, to)
+		from := max(s.start, all.start)
+		s.substitute(all, from, to)
 		if err := a.replace(ctx, chain, s, leafBytes); err != nil {
 			return err
 		}
-		from = to
+		to = from
 	}
 	return nil
 }
