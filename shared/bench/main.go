@@ -27,6 +27,7 @@ import (
 	"github.com/sapflow/sapflow/shared/bench/internal/peer"
 	"github.com/sapflow/sapflow/shared/bench/internal/powerloss"
 	"github.com/sapflow/sapflow/shared/bench/internal/radio"
+	"github.com/sapflow/sapflow/shared/bench/internal/report"
 	"github.com/sapflow/sapflow/shared/cli"
 )
 
@@ -165,8 +166,10 @@ func runLog(ctx context.Context, args []string) error {
 		return err
 	}
 	return logs.Run(ctx, logs.Config{
-		Bin: dir, Trace: trace, Quick: *quick, JSON: *asJSON, Only: *only, Merge: *merge, Out: os.Stdout, Progress: os.Stderr,
-		Table: "RESULTS.md", Data: "log.json",
+		Bin: dir, Trace: trace, Plan: report.Plan{
+			Quick: *quick, JSON: *asJSON, Only: *only, Merge: *merge, Out: os.Stdout, Progress: os.Stderr,
+			Table: "RESULTS.md", Data: "log.json",
+		},
 	})
 }
 

@@ -4,7 +4,6 @@ package figures
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -142,45 +141,8 @@ func (b *bench) settle() {
 	}
 }
 
-// inLab runs f with a lab of its own, and removes it.
-func (b *bench) inLab(f func(*lab.Lab) error) (err error) {
-	dir, err := lab.TempDir("figures")
-	if err != nil {
-		return err
-	}
-	l := &lab.Lab{Dir: dir, Bin: b.Bin}
-	defer func() {
-		err = errors.Join(err, l.Close(), os.RemoveAll(dir))
-	}()
-	return f(l)
-}
-
-// pair starts a hub and an enrolled gateway and waits until they are
-// connected.
-func pair(ctx context.Context, l *lab.Lab) (hub, gateway *lab.Instance, err error) {
-	hub = l.Hub()
-	if _, err = hub.Start(ctx); err != nil {
-		return nil, nil, err
-	}
-	if gateway, err = l.Enrol(ctx, hub, "gateway"); err != nil {
-		return nil, nil, err
-	}
-	if _, err = gateway.Start(ctx); err != nil {
-		return nil, nil, err
-	}
-	return hub, gateway, caughtUp(ctx, gateway)
-}
-
-func caughtUp(ctx context.Context, gateway *lab.Instance) error {
-	ctx, cancel := context.WithTimeout(ctx, time.Minute)
-	defer cancel()
-	c, err := gateway.Dial(ctx)
-	if err != nil {
-		return err
-	}
-	defer c.Close()
-	return lab.CaughtUp(ctx, c)
-}
+// inLab runs f with a lab of its own.
+func (b *bench) inLab(f func(*lab.Lab) error) error { return lab.With("figures", b.Bin, f) }
 
 // syncTime returns the median of writing 4 KB with fsync where labs are, in
 // microseconds: most figures of durable writes follow it.

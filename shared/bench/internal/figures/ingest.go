@@ -29,7 +29,7 @@ func ingest(ctx context.Context, b *bench) error {
 }
 
 func (b *bench) ingestOnce(ctx context.Context, l *lab.Lab) error {
-	hub, gateway, err := pair(ctx, l)
+	hub, gateway, err := l.Pair(ctx)
 	if err != nil {
 		return err
 	}
@@ -53,7 +53,7 @@ func (b *bench) ingestOnce(ctx context.Context, l *lab.Lab) error {
 		}
 		b.add("start to first answer, "+role(i, hub)+", after SIGKILL with the trace in its log", "ms", ms(took), "the snapshot is older than the trace")
 	}
-	if err := caughtUp(ctx, gateway); err != nil {
+	if err := gateway.CaughtUp(ctx); err != nil {
 		return err
 	}
 	return b.restart(ctx, hub, gateway, "with the trace stored", "")
@@ -80,7 +80,7 @@ func (b *bench) restart(ctx context.Context, hub, gateway *lab.Instance, when, n
 		}
 		b.add("start to first answer, "+role(i, hub)+", "+when, "ms", ms(took), note)
 	}
-	return caughtUp(ctx, gateway)
+	return gateway.CaughtUp(ctx)
 }
 
 func (b *bench) memory(ctx context.Context, hub, gateway *lab.Instance, when, note string) error {
@@ -115,7 +115,7 @@ func (b *bench) replay(ctx context.Context, hub, gateway *lab.Instance) error {
 	if err != nil {
 		return err
 	}
-	if err := caughtUp(ctx, gateway); err != nil {
+	if err := gateway.CaughtUp(ctx); err != nil {
 		return err
 	}
 	atHub := time.Since(began)
@@ -142,11 +142,11 @@ const children = 100
 // their state, at both ends.
 func read(ctx context.Context, b *bench) error {
 	return b.inLab(func(l *lab.Lab) error {
-		hub, gateway, err := pair(ctx, l)
+		hub, gateway, err := l.Pair(ctx)
 		if err != nil {
 			return err
 		}
-		nodes, err := addSensors(ctx, gateway, children)
+		nodes, err := gateway.AddSensors(ctx, children)
 		if err != nil {
 			return err
 		}
@@ -164,7 +164,7 @@ func read(ctx context.Context, b *bench) error {
 				return err
 			}
 		}
-		if err := caughtUp(ctx, gateway); err != nil {
+		if err := gateway.CaughtUp(ctx); err != nil {
 			return err
 		}
 		for range b.Config.runs {

@@ -31,7 +31,7 @@ const (
 // does with a stock server.
 func writes(ctx context.Context, b *bench) error {
 	return b.inLab(func(l *lab.Lab) error {
-		hub, gateway, err := pair(ctx, l)
+		hub, gateway, err := l.Pair(ctx)
 		if err != nil {
 			return err
 		}
@@ -40,7 +40,7 @@ func writes(ctx context.Context, b *bench) error {
 			return err
 		}
 		defer func() { _ = stock.Stop() }() // it measured nothing wrong if it will not stop
-		nodes, err := addSensors(ctx, gateway, clientCounts[len(clientCounts)-1])
+		nodes, err := gateway.AddSensors(ctx, clientCounts[len(clientCounts)-1])
 		if err != nil {
 			return err
 		}
@@ -53,7 +53,7 @@ func writes(ctx context.Context, b *bench) error {
 			if err := b.measure(ctx, agent, 32, nameConnected); err != nil {
 				return err
 			}
-			if err := caughtUp(ctx, gateway); err != nil {
+			if err := gateway.CaughtUp(ctx); err != nil {
 				return err
 			}
 		}
@@ -85,22 +85,6 @@ func writes(ctx context.Context, b *bench) error {
 
 func temperature(node string) point.Series {
 	return point.Series{Node: node, Type: "temperature", Key: point.NoKey}
-}
-
-// addSensors makes nodes below the gateway.
-func addSensors(ctx context.Context, gateway *lab.Instance, n int) ([]string, error) {
-	c, err := gateway.Dial(ctx)
-	if err != nil {
-		return nil, err
-	}
-	defer c.Close()
-	nodes := make([]string, n)
-	for i := range nodes {
-		if nodes[i], err = c.NodeAdd(ctx, gateway.ID, "sensor", fmt.Sprintf("sensor-%03d", i+1)); err != nil {
-			return nil, err
-		}
-	}
-	return nodes, nil
 }
 
 // measure counts answered requests of clients that each wait for the answer

@@ -104,6 +104,44 @@ func (l *Lab) Close() error {
 	return errors.Join(errs...)
 }
 
+// With runs f with a lab in a directory of its own, and removes both.
+func With(name, bin string, f func(*Lab) error) (err error) {
+	dir, err := TempDir(name)
+	if err != nil {
+		return err
+	}
+	l := &Lab{Dir: dir, Bin: bin}
+	defer func() {
+		err = errors.Join(err, l.Close(), os.RemoveAll(dir))
+	}()
+	return f(l)
+}
+
+// Pair starts a hub and a gateway that is enrolled there, and waits until they
+// are connected.
+func (l *Lab) Pair(ctx context.Context) (hub, gateway *Instance, err error) {
+	hub = l.Hub()
+	if _, err = hub.Start(ctx); err != nil {
+		return nil, nil, err
+	}
+	if gateway, err = l.Enrol(ctx, hub, "gateway"); err != nil {
+		return nil, nil, err
+	}
+	if _, err = gateway.Start(ctx); err != nil {
+		return nil, nil, err
+	}
+	return hub, gateway, gateway.CaughtUp(ctx)
+}
+
+// Alone returns a running gateway that knows its hub, which has stopped.
+func (l *Lab) Alone(ctx context.Context) (*Instance, error) {
+	hub, gateway, err := l.Pair(ctx)
+	if err != nil {
+		return nil, err
+	}
+	return gateway, hub.Stop()
+}
+
 // SetFlag gives a flag another value for the next start.
 func (i *Instance) SetFlag(name, value string) {
 	if at := slices.Index(i.flags, name); at >= 0 {
@@ -263,6 +301,37 @@ func CaughtUp(ctx context.Context, c *client.Client) error {
 		points, connected, err := Behind(ctx, c)
 		return connected && points == 0, err
 	})
+}
+
+// catchUp bounds the wait of an instance that catches up.
+const catchUp = time.Minute
+
+// CaughtUp waits until the gateway is connected and the hub holds all it has.
+func (i *Instance) CaughtUp(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, catchUp)
+	defer cancel()
+	c, err := i.Dial(ctx)
+	if err != nil {
+		return err
+	}
+	defer c.Close()
+	return CaughtUp(ctx, c)
+}
+
+// AddSensors makes nodes below the gateway and returns their ids.
+func (i *Instance) AddSensors(ctx context.Context, n int) ([]string, error) {
+	c, err := i.Dial(ctx)
+	if err != nil {
+		return nil, err
+	}
+	defer c.Close()
+	nodes := make([]string, n)
+	for k := range nodes {
+		if nodes[k], err = c.NodeAdd(ctx, i.ID, "sensor", fmt.Sprintf("sensor-%03d", k+1)); err != nil {
+			return nil, err
+		}
+	}
+	return nodes, nil
 }
 
 // TempDir makes the directory of a lab.

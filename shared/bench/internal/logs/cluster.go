@@ -91,7 +91,7 @@ func (b *bench) cluster(ctx context.Context, l *lab.Lab, name string, replicas i
 			{"p99" + with, "ms", milliseconds(a.Delay(0.99))},
 			{"frames" + with, "/s", a.PerSecond},
 		} {
-			b.add(row{name: name, unit: f.unit}, f.column, f.value)
+			b.Add(row{Name: name, Unit: f.unit}, f.column, f.value)
 		}
 	}
 	if replicas == 1 {
@@ -101,8 +101,8 @@ func (b *bench) cluster(ctx context.Context, l *lab.Lab, name string, replicas i
 	if err != nil {
 		return err
 	}
-	b.add(row{name: name}, "acked while the leader was killed", float64(acked))
-	b.add(row{name: name}, "of these lost", float64(lost))
+	b.Add(row{Name: name}, "acked while the leader was killed", float64(acked))
+	b.Add(row{Name: name}, "of these lost", float64(lost))
 	return nil
 }
 

@@ -122,7 +122,7 @@ func (b *bench) flood(ctx context.Context, gateways []*rawGateway, s storm, wind
 	}
 	delays := slices.Concat(lists...)
 	slices.Sort(delays)
-	r := row{name: s.name}
+	r := row{Name: s.name}
 	for _, f := range []struct {
 		column, unit string
 		value        float64
@@ -132,8 +132,8 @@ func (b *bench) flood(ctx context.Context, gateways []*rawGateway, s storm, wind
 		{"acks", "", float64(len(delays))},
 		{"frames of the flood", "/s", float64(sent) / window.Seconds()},
 	} {
-		r.unit = f.unit
-		b.add(r, f.column, f.value)
+		r.Unit = f.unit
+		b.Add(r, f.column, f.value)
 	}
 	return nil
 }

@@ -163,12 +163,12 @@ func (b *bench) ingestOnce(ctx context.Context, w *waiting, layout string) error
 	if layout == "none" {
 		target, with = ">= 150,000", ", without node streams"
 	}
-	b.add(row{
-		"points per second of the hub's processor time" + with, "", target,
-		fmt.Sprintf("log, state, `up.` (%d sites, one of them listened on, depth 4), to the end of all work; %d points in frames of %d", len(w.gateways), w.points, w.points/frames),
+	b.Add(row{
+		Name: "points per second of the hub's processor time" + with, Target: target,
+		Note: fmt.Sprintf("log, state, `up.` (%d sites, one of them listened on, depth 4), to the end of all work; %d points in frames of %d", len(w.gateways), w.points, w.points/frames),
 	}, sapflow, float64(w.points)/(after-before).Seconds())
-	b.add(row{name: "points per second of wall time, stored and acked" + with, note: fmt.Sprintf("%d gateways on the same cores", len(w.gateways))}, sapflow, float64(w.points)/took.Seconds())
-	b.add(row{name: "resident memory of the hub after it" + with, unit: "MB"}, sapflow, float64(rss)/(1<<20))
+	b.Add(row{Name: "points per second of wall time, stored and acked" + with, Note: fmt.Sprintf("%d gateways on the same cores", len(w.gateways))}, sapflow, float64(w.points)/took.Seconds())
+	b.Add(row{Name: "resident memory of the hub after it" + with, Unit: "MB"}, sapflow, float64(rss)/(1<<20))
 	return nil
 }
 

@@ -98,7 +98,7 @@ func (b *bench) restart(ctx context.Context, l *lab.Lab, f fleet) error {
 		if err != nil {
 			return err
 		}
-		b.add(row{name: "resident memory, " + f.String(), unit: "MB", note: "after that start"}, sapflow, float64(rss)/(1<<20))
+		b.Add(row{Name: "resident memory, " + f.String(), Unit: "MB", Note: "after that start"}, sapflow, float64(rss)/(1<<20))
 	}
 	return nil
 }
@@ -128,8 +128,8 @@ func (b *bench) started(ctx context.Context, hub *lab.Instance, name, note strin
 	if err != nil {
 		return err
 	}
-	b.add(row{name, "s", "<= 3 s", note}, sapflow, took.Seconds())
-	b.add(row{name: name + ", processor time", unit: "s", note: "until it has nothing more to do"}, sapflow, cpu.Seconds())
+	b.Add(row{Name: name, Unit: "s", Target: "<= 3 s", Note: note}, sapflow, took.Seconds())
+	b.Add(row{Name: name + ", processor time", Unit: "s", Note: "until it has nothing more to do"}, sapflow, cpu.Seconds())
 	return nil
 }
 

@@ -31,7 +31,7 @@ func starts(ctx context.Context, b *bench) error {
 		want /= 5
 	}
 	return b.inLab(func(l *lab.Lab) error {
-		g, err := alone(ctx, l)
+		g, err := l.Alone(ctx)
 		if err != nil {
 			return err
 		}
@@ -97,8 +97,8 @@ func (b *bench) startAgent(ctx context.Context, g *lab.Instance, points int) err
 		return fmt.Errorf("the agent tells the value of %s, not of %s: %w", at, last.Time, errors.Join(err))
 	}
 	note := fmt.Sprintf("%d points in the log, after SIGKILL; read from the newest snapshot", points)
-	b.add(row{startName, "s", "<= 0.3 s", note}, sapflow, first.Seconds())
-	b.add(row{name: "the same, until the log is read, the newest value told and writes taken", unit: "s", note: "up to 250,000 points behind the snapshot"}, sapflow, ready.Seconds())
+	b.Add(row{Name: startName, Unit: "s", Target: "<= 0.3 s", Note: note}, sapflow, first.Seconds())
+	b.Add(row{Name: "the same, until the log is read, the newest value told and writes taken", Unit: "s", Note: "up to 250,000 points behind the snapshot"}, sapflow, ready.Seconds())
 	return nil
 }
 
@@ -158,7 +158,7 @@ func (b *bench) startStock(ctx context.Context, dir string, points int) error {
 	if err != nil {
 		return err
 	}
-	_, err = publishAsync(ctx, nc, points)
+	_, err = publishSamples(ctx, nc, points)
 	nc.Close()
 	if err != nil {
 		return err
@@ -174,7 +174,7 @@ func (b *bench) startStock(ctx context.Context, dir string, points int) error {
 		if err := lastMessage(ctx, url); err != nil {
 			return err
 		}
-		b.add(row{name: startName, unit: "s"}, stock, time.Since(began).Seconds())
+		b.Add(row{Name: startName, Unit: "s"}, stock, time.Since(began).Seconds())
 	}
 	return nil
 }
@@ -249,14 +249,14 @@ func memory(ctx context.Context, b *bench) error {
 		if err := group.Wait(); err != nil {
 			return err
 		}
-		r := row{"resident memory, 30 nodes, 30 points/s", "MB", "<= 32 MB", fmt.Sprintf("VmRSS after %s, plan lte, hub connected, GOMEMLIMIT set by the agent itself; JetStream: a message a point", window)}
+		r := row{Name: "resident memory, 30 nodes, 30 points/s", Unit: "MB", Target: "<= 32 MB", Note: fmt.Sprintf("VmRSS after %s, plan lte, hub connected, GOMEMLIMIT set by the agent itself; JetStream: a message a point", window)}
 		for i := range agents {
 			for column, p := range map[string]*lab.Process{sapflow: agents[i], stock: stocks[i]} {
 				rss, err := p.RSS()
 				if err != nil {
 					return err
 				}
-				b.add(r, column, float64(rss)/(1<<20))
+				b.Add(r, column, float64(rss)/(1<<20))
 			}
 		}
 		return ctx.Err()

@@ -8,7 +8,6 @@ import (
 	"time"
 
 	"github.com/nats-io/nats.go"
-	"github.com/nats-io/nats.go/jetstream"
 
 	"github.com/sapflow/sapflow/shared/bench/internal/lab"
 	"github.com/sapflow/sapflow/shared/bench/internal/peer"
@@ -16,36 +15,15 @@ import (
 	"github.com/sapflow/sapflow/shared/subject"
 )
 
-// alone returns a running gateway that knows its hub, which has stopped.
-func alone(ctx context.Context, l *lab.Lab) (*lab.Instance, error) {
-	hub := l.Hub()
-	if _, err := hub.Start(ctx); err != nil {
-		return nil, err
-	}
-	g, err := l.Enrol(ctx, hub, "gateway")
-	if err != nil {
-		return nil, err
-	}
-	if _, err := drain(ctx, []*lab.Instance{g}); err != nil {
-		return nil, err
-	}
-	return g, hub.Stop()
-}
-
 // sensors makes nodes below a gateway and returns the subject that writes a
 // value of the n-th.
 func sensors(ctx context.Context, g *lab.Instance, n int) (func(int) string, error) {
-	c, err := g.Dial(ctx)
+	nodes, err := g.AddSensors(ctx, n)
 	if err != nil {
 		return nil, err
 	}
-	defer c.Close()
 	subjects := make([]string, n)
-	for i := range subjects {
-		id, err := c.NodeAdd(ctx, g.ID, "sensor", fmt.Sprintf("sensor-%03d", i+1))
-		if err != nil {
-			return nil, err
-		}
+	for i, id := range nodes {
 		subjects[i] = subject.Point(point.Series{Node: id, Type: "temperature", Key: point.NoKey})
 	}
 	return func(i int) string { return subjects[i%n] }, nil
@@ -61,7 +39,7 @@ func writes(ctx context.Context, b *bench) error {
 		window = 500 * time.Millisecond
 	}
 	return b.inLab(func(l *lab.Lab) (err error) {
-		g, err := alone(ctx, l)
+		g, err := l.Alone(ctx)
 		if err != nil {
 			return err
 		}
@@ -125,16 +103,16 @@ func (b *bench) addWrites(clients int, rate map[string]float64) {
 	if clients == 1 {
 		by = ", 1 client"
 	}
-	r := row{name: "acked durable writes" + by, unit: "/s", note: "one point each; JetStream: sync always; SQLite: WAL, synchronous FULL, a transaction a write, one connection inside the writers' process, so without a round trip"}
-	b.add(r, stock, rate["synced"])
-	b.add(r, sqlite, rate["sqlite"])
-	b.add(r, sapflow, rate["agent"])
-	b.add(row{name: "not durable, default sync" + by, unit: "/s", note: "synced every 2 min"}, stock, rate["plain"])
-	b.add(row{name: "bare request echo" + by, unit: "/s", note: "nothing is stored"}, stock, rate["echo"])
+	r := row{Name: "acked durable writes" + by, Unit: "/s", Note: "one point each; JetStream: sync always; SQLite: WAL, synchronous FULL, a transaction a write, one connection inside the writers' process, so without a round trip"}
+	b.Add(r, stock, rate["synced"])
+	b.Add(r, sqlite, rate["sqlite"])
+	b.Add(r, sapflow, rate["agent"])
+	b.Add(row{Name: "not durable, default sync" + by, Unit: "/s", Note: "synced every 2 min"}, stock, rate["plain"])
+	b.Add(row{Name: "bare request echo" + by, Unit: "/s", Note: "nothing is stored"}, stock, rate["echo"])
 	if clients == 1 {
-		b.add(row{name: "agent / synced JetStream" + by, target: ">= 0.75"}, sapflow, rate["agent"]/rate["synced"])
+		b.Add(row{Name: "agent / synced JetStream" + by, Target: ">= 0.75"}, sapflow, rate["agent"]/rate["synced"])
 	} else {
-		b.add(row{name: "agent / bare echo" + by, target: ">= 0.5"}, sapflow, rate["agent"]/rate["echo"])
+		b.Add(row{Name: "agent / bare echo" + by, Target: ">= 0.5"}, sapflow, rate["agent"]/rate["echo"])
 	}
 }
 
@@ -144,16 +122,12 @@ const (
 	syncedPoints = 20_000
 	// rowsATransaction of SQLite.
 	rowsATransaction = 10_000
-	// asyncWindow is how many messages of JetStream wait for their acks.
-	asyncWindow = 4096
-	// stallWait bounds the wait for room in it.
-	stallWait = 30 * time.Second
 )
 
 // replays measures a trace at full speed until all of it is durable.
 func replays(ctx context.Context, b *bench) error {
 	return b.inLab(func(l *lab.Lab) error {
-		g, err := alone(ctx, l)
+		g, err := l.Alone(ctx)
 		if err != nil {
 			return err
 		}
@@ -166,10 +140,10 @@ func replays(ctx context.Context, b *bench) error {
 				return err
 			}
 			what := row{
-				"replay into the agent, until durable", "/s", ">= 300,000",
-				fmt.Sprintf("%d points of 6 series, read from a packed file by a process of its own, no hub in sight; JetStream: a message a point, published async, %d unacked, default sync (not durable for 2 min); SQLite: WAL, FULL, %d rows a transaction", r.Sent, asyncWindow, rowsATransaction),
+				Name: "replay into the agent, until durable", Unit: "/s", Target: ">= 300,000",
+				Note: fmt.Sprintf("%d points of 6 series, read from a packed file by a process of its own, no hub in sight; JetStream: a message a point, published async, %d unacked, default sync (not durable for 2 min); SQLite: WAL, FULL, %d rows a transaction", r.Sent, peer.AsyncWindow, rowsATransaction),
 			}
-			b.add(what, sapflow, r.PointsPerSecond)
+			b.Add(what, sapflow, r.PointsPerSecond)
 			for _, synced := range []bool{false, true} {
 				n := r.Sent
 				if synced {
@@ -180,16 +154,16 @@ func replays(ctx context.Context, b *bench) error {
 					return err
 				}
 				if synced {
-					b.add(row{name: "the same, each message synced", unit: "/s", note: fmt.Sprintf("%d points", n)}, stock, rate)
+					b.Add(row{Name: "the same, each message synced", Unit: "/s", Note: fmt.Sprintf("%d points", n)}, stock, rate)
 				} else {
-					b.add(what, stock, rate)
+					b.Add(what, stock, rate)
 				}
 			}
 			rate, err := insertAll(filepath.Join(l.Dir, fmt.Sprintf("points-%d.db", run)), r.Sent)
 			if err != nil {
 				return err
 			}
-			b.add(what, sqlite, rate)
+			b.Add(what, sqlite, rate)
 		}
 		return nil
 	})
@@ -208,41 +182,14 @@ func publishAll(ctx context.Context, dir string, synced bool, n int) (float64, e
 		return 0, err
 	}
 	defer nc.Close()
-	return publishAsync(ctx, nc, n)
+	return publishSamples(ctx, nc, n)
 }
 
-// publishAsync publishes points to a stock server and returns how many a
+// publishSamples publishes points to a stock server and returns how many a
 // second were acked.
-func publishAsync(ctx context.Context, nc *nats.Conn, n int) (float64, error) {
-	failed := make(chan error, 1)
-	js, err := jetstream.New(nc, jetstream.WithPublishAsyncMaxPending(asyncWindow), jetstream.WithPublishAsyncErrHandler(
-		func(_ jetstream.JetStream, _ *nats.Msg, err error) {
-			select {
-			case failed <- err:
-			default: // one is enough
-			}
-		}))
-	if err != nil {
-		return 0, err
-	}
-	began := time.Now()
-	for i := range n {
-		if _, err := js.PublishAsync(peer.Stored(i%6), peer.Sample(float64(i)), jetstream.WithStallWait(stallWait)); err != nil {
-			return 0, err
-		}
-	}
-	select {
-	case <-js.PublishAsyncComplete():
-	case <-ctx.Done():
-		return 0, ctx.Err()
-	}
-	took := time.Since(began)
-	select {
-	case err := <-failed:
-		return 0, fmt.Errorf("publish: %w", err)
-	default:
-		return float64(n) / took.Seconds(), nil
-	}
+func publishSamples(ctx context.Context, nc *nats.Conn, n int) (float64, error) {
+	took, err := peer.PublishAll(ctx, nc, n, func(i int) (string, []byte) { return peer.Stored(i % 6), peer.Sample(float64(i)) })
+	return float64(n) / took.Seconds(), err
 }
 
 // insertAll inserts points into a new SQLite database.
@@ -253,7 +200,7 @@ func insertAll(path string, n int) (float64, error) {
 	}
 	began := time.Now()
 	for at := 0; at < n && err == nil; at += rowsATransaction {
-		err = db.InsertAll(min(rowsATransaction, n-at), func(i int) (int, int64, []byte) {
+		err = db.InsertAll(min(rowsATransaction, n-at), func(i int) (int, int64, any) {
 			return (at + i) % 6, int64(at + i), peer.Sample(float64(at + i))
 		})
 	}

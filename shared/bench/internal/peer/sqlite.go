@@ -8,14 +8,15 @@ import (
 )
 
 // SQLite is a database in the writer's process, as it is meant to be used:
-// WAL, every transaction synced, rows clustered by series and time.
+// WAL, every transaction synced, rows clustered by series and time. A value is
+// stored as it comes: a number as a REAL, a payload as a BLOB.
 type SQLite struct {
 	db     *sql.DB
 	insert *sql.Stmt
 }
 
 const (
-	sqliteSchema = `CREATE TABLE point (series INTEGER, time INTEGER, payload BLOB, PRIMARY KEY (series, time)) WITHOUT ROWID`
+	sqliteSchema = `CREATE TABLE point (series INTEGER, time INTEGER, value, PRIMARY KEY (series, time)) WITHOUT ROWID`
 	sqliteInsert = `INSERT OR REPLACE INTO point VALUES (?, ?, ?)`
 )
 
@@ -41,21 +42,21 @@ func OpenSQLite(path string) (*SQLite, error) {
 func (s *SQLite) Close() error { return s.db.Close() }
 
 // Insert stores one point in a transaction of its own.
-func (s *SQLite) Insert(series int, time int64, payload []byte) error {
-	_, err := s.insert.Exec(series, time, payload)
+func (s *SQLite) Insert(series int, time int64, value any) error {
+	_, err := s.insert.Exec(series, time, value)
 	return err
 }
 
 // InsertAll stores n points, which at tells, in one transaction.
-func (s *SQLite) InsertAll(n int, at func(i int) (series int, time int64, payload []byte)) error {
+func (s *SQLite) InsertAll(n int, at func(i int) (series int, time int64, value any)) error {
 	tx, err := s.db.Begin()
 	if err != nil {
 		return err
 	}
 	insert := tx.Stmt(s.insert)
 	for i := range n {
-		series, time, payload := at(i)
-		if _, err := insert.Exec(series, time, payload); err != nil {
+		series, time, value := at(i)
+		if _, err := insert.Exec(series, time, value); err != nil {
 			_ = tx.Rollback()
 			return err
 		}

@@ -240,20 +240,15 @@ func setPlan(ctx context.Context, hub *lab.Instance, gateway string) error {
 
 // addSensors makes the nodes of a gateway and waits until the hub has them.
 func addSensors(ctx context.Context, gateway *lab.Instance) ([]point.Series, error) {
-	c, err := gateway.Dial(ctx)
+	nodes, err := gateway.AddSensors(ctx, wearNodes)
 	if err != nil {
 		return nil, err
 	}
-	defer c.Close()
 	var list []point.Series
-	for k := range wearNodes {
-		node, err := c.NodeAdd(ctx, gateway.ID, "sensor", fmt.Sprintf("sensor-%02d", k+1))
-		if err != nil {
-			return nil, err
-		}
+	for _, node := range nodes {
 		list = append(list, point.Series{Node: node, Type: "temperature", Key: point.NoKey})
 	}
-	return list, lab.CaughtUp(ctx, c)
+	return list, gateway.CaughtUp(ctx)
 }
 
 // warm lets each store make what it makes once, and the kernel write it.
