@@ -5,6 +5,7 @@
 //	go -C shared/bench run . figures [-quick] [-json]
 //	go -C shared/bench run . codec [-quick] [-json]
 //	go -C shared/bench run . log [-quick] [-json] [-only PART [-merge]]
+//	go -C shared/bench run . fixture -days 90 -data DIR
 //	go -C shared/bench run . link [-quick] [-json] [-only ROW] [-scale N]
 //	go -C shared/bench run . powerloss [-images N] [-seed N] [-json]
 //	go -C shared/bench run . wear [-for 10m] [-json]
@@ -23,6 +24,7 @@ import (
 	"github.com/sapflow/sapflow/shared/bench/internal/codec"
 	"github.com/sapflow/sapflow/shared/bench/internal/demo"
 	"github.com/sapflow/sapflow/shared/bench/internal/figures"
+	"github.com/sapflow/sapflow/shared/bench/internal/fixture"
 	"github.com/sapflow/sapflow/shared/bench/internal/logs"
 	"github.com/sapflow/sapflow/shared/bench/internal/peer"
 	"github.com/sapflow/sapflow/shared/bench/internal/powerloss"
@@ -37,6 +39,7 @@ const usage = `Usage: bench COMMAND [flags]
     figures   measure; writes RESULTS.md and RESULTS.json
     codec     bytes and time a point beside other codecs; writes RESULTS.md and codec.json
     log       the logs at both ends beside plain JetStream and SQLite; writes RESULTS.md and log.json
+    fixture   the data directory of a gateway that has been at work for months
     link      cost and behaviour of a line beside NATS and MQTT; writes RESULTS.md and link.json
     powerloss what is left when the power goes, beside JetStream and SQLite; writes RESULTS.md and powerloss.json
     wear      what reaches the flash, beside JetStream and SQLite; writes RESULTS.md and wear.json
@@ -59,6 +62,8 @@ func main() {
 		run = runCodec
 	case "log":
 		run = runLog
+	case "fixture":
+		run = runFixture
 	case "link":
 		run = runLink
 	case "powerloss":
@@ -171,6 +176,26 @@ func runLog(ctx context.Context, args []string) error {
 			Table: "RESULTS.md", Data: "log.json",
 		},
 	})
+}
+
+func runFixture(ctx context.Context, args []string) error {
+	f := flag.NewFlagSet("fixture", flag.ExitOnError)
+	bin := binaries(f)
+	days := f.Int("days", 90, "how far its history goes back")
+	data := f.String("data", "", "the directory to make, required")
+	_ = f.Parse(args) // exits
+	dir, err := checkBin(*bin)
+	if err != nil {
+		return err
+	}
+	if *days < 1 || *data == "" {
+		return fmt.Errorf("give -data DIR, and -days of at least 1")
+	}
+	made, err := fixture.Write(ctx, fixture.Config{Bin: dir, Dir: *data, Days: *days, Progress: os.Stderr})
+	if err == nil {
+		fmt.Println(made)
+	}
+	return err
 }
 
 func runLink(ctx context.Context, args []string) error {

@@ -4,7 +4,9 @@ import (
 	"bytes"
 	"context"
 	"fmt"
+	"io/fs"
 	"os"
+	"path/filepath"
 	"strconv"
 	"strings"
 	"time"
@@ -57,17 +59,38 @@ func (p *Process) memory(field string) (int64, error) {
 
 // Written returns the bytes that the process has made the kernel write to a
 // disk: whole pages, without what the file system writes for itself.
-func (p *Process) Written() (int64, error) {
+func (p *Process) Written() (int64, error) { return p.io("write_bytes: ") }
+
+// Read returns the bytes that the process has made the kernel read from a
+// disk.
+func (p *Process) Read() (int64, error) { return p.io("read_bytes: ") }
+
+func (p *Process) io(field string) (int64, error) {
 	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/io", p.PID()))
 	if err != nil {
-		return 0, fmt.Errorf("bytes written by %s: %w", p.Name, err)
+		return 0, fmt.Errorf("bytes of %s: %w", p.Name, err)
 	}
 	for line := range strings.Lines(string(b)) {
-		if n, ok := strings.CutPrefix(strings.TrimSpace(line), "write_bytes: "); ok {
+		if n, ok := strings.CutPrefix(strings.TrimSpace(line), field); ok {
 			return strconv.ParseInt(n, 10, 64)
 		}
 	}
-	return 0, fmt.Errorf("bytes written by %s: no write_bytes", p.Name)
+	return 0, fmt.Errorf("bytes of %s: no %s", p.Name, field)
+}
+
+// Size returns the bytes of all files below a directory, or of one file.
+func Size(dir string) (sum int64, err error) {
+	err = filepath.WalkDir(dir, func(path string, d fs.DirEntry, err error) error {
+		if err != nil || !d.Type().IsRegular() {
+			return err
+		}
+		info, err := d.Info()
+		if err == nil {
+			sum += info.Size()
+		}
+		return err
+	})
+	return sum, err
 }
 
 // Quiet waits until the process has used at most 2 % of a processor for a

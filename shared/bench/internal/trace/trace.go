@@ -24,8 +24,8 @@ type Generator struct {
 // Nodes is how many series a generator has.
 const Nodes = 30
 
-// start is a whole second.
-const start = uint64(1_700_000_000_000_000_000)
+// Start is when the generators begin, a whole second.
+const Start = uint64(1_700_000_000_000_000_000)
 
 const (
 	second = uint64(1_000_000_000)
@@ -69,7 +69,7 @@ func G1(seed uint64) Generator {
 	n := uint64(0)
 	next := func() (list []frame.Entry) {
 		for i := range Nodes {
-			t := start + n*second + uint64(r.IntN(41))*milli - 20*milli
+			t := Start + n*second + uint64(r.IntN(41))*milli - 20*milli
 			p := point.Point{Series: names[i], Time: t}
 			switch {
 			case i < 3:
@@ -114,7 +114,7 @@ func G2(seed uint64) Generator {
 			level[i] += slope[i]
 			v := level[i] + r.NormFloat64()*1e-6
 			list = append(list, frame.Entry{Point: point.Point{
-				Series: names[i], Time: start + n*second, DataType: point.Float, Data: point.FloatData(v),
+				Series: names[i], Time: Start + n*second, DataType: point.Float, Data: point.FloatData(v),
 			}})
 		}
 		n++
@@ -131,7 +131,7 @@ func G3(seed uint64) Generator {
 	next := func() (list []frame.Entry) {
 		for i := range Nodes {
 			list = append(list, frame.Entry{Point: point.Point{
-				Series: names[i], Time: start + n*second, DataType: point.Float,
+				Series: names[i], Time: Start + n*second, DataType: point.Float,
 				Data: binary.LittleEndian.AppendUint64(nil, r.Uint64()),
 			}})
 		}
