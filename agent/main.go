@@ -38,6 +38,7 @@ type commands struct {
 	Set     cli.Set     `cmd:"" help:"Write a value."`
 	Watch   cli.Watch   `cmd:"" help:"Print values as they come."`
 	History cli.History `cmd:"" help:"Print what a value was."`
+	Import  cli.Import  `cmd:"" help:"Put points of years before into history."`
 	Replay  replayCmd   `cmd:"" help:"Feed a recorded trace."`
 	Dump    dumpCmd     `cmd:"" help:"Show what a frame holds."`
 }

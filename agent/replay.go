@@ -7,8 +7,6 @@ import (
 	"os"
 	"strconv"
 	"strings"
-	"sync"
-	"time"
 
 	"github.com/sapflow/sapflow/agent/internal/replay"
 	"github.com/sapflow/sapflow/shared/cli"
@@ -30,9 +28,6 @@ func (replayCmd) Help() string {
 		"Example:\n\n    sapflow-agent replay trace.csv --speed 10x --shift-to-now --data ./gw1"
 }
 
-// progressEvery is how often progress is shown to people.
-const progressEvery = 200 * time.Millisecond
-
 // Run replays a trace.
 func (r replayCmd) Run(ctx context.Context, out *cli.Out) error {
 	cfg := replay.Config{
@@ -43,18 +38,17 @@ func (r replayCmd) Run(ctx context.Context, out *cli.Out) error {
 	if cfg.Speed, err = parseSpeed(r.Speed); err != nil {
 		return err
 	}
-	if cli.IsTerminal(out.Err) {
-		cfg.Progress = progress(out.Err)
-		defer fmt.Fprint(out.Err, "\r\033[K")
-	}
+	show, end := out.Progress()
+	cfg.Progress = func(c replay.Counts) { show("%d read, %d sent, %.0f points/s", c.Read, c.Sent, c.PointsPerSecond) }
 	return r.Do(ctx, func(c *client.Client) error {
 		cfg.Client = c
 		result, err := replay.Run(ctx, cfg)
+		end()
 		if printErr := r.print(out, result); err == nil {
 			err = printErr
 		}
-		if err == nil && result.Refused > 0 {
-			err = refusedError(result)
+		if err == nil {
+			err = cli.Refused(result.Refused, result.Refusals)
 		}
 		return err
 	})
@@ -72,35 +66,10 @@ func parseSpeed(text string) (float64, error) {
 	return speed, nil
 }
 
-// progress returns a function that shows counts in place on a terminal.
-func progress(w io.Writer) func(replay.Counts) {
-	var mu sync.Mutex
-	var last time.Time
-	return func(c replay.Counts) {
-		mu.Lock()
-		defer mu.Unlock()
-		if now := time.Now(); now.Sub(last) >= progressEvery {
-			last = now
-			fmt.Fprintf(w, "\r\033[K%d read, %d sent, %.0f points/s", c.Read, c.Sent, c.PointsPerSecond)
-		}
-	}
-}
-
 func (r replayCmd) print(out *cli.Out, result replay.Result) error {
 	if r.JSON {
 		return out.JSON(result)
 	}
 	return out.Println(fmt.Sprintf("read %d, sent %d, refused %d, new nodes %d, %.2f s, %.0f points/s",
 		result.Read, result.Sent, result.Refused, result.Nodes, result.Seconds, result.PointsPerSecond))
-}
-
-func refusedError(result replay.Result) error {
-	var lines []string
-	for _, refusal := range result.Refusals {
-		lines = append(lines, fmt.Sprintf("line %d: %s", refusal.Line, refusal.Reason))
-	}
-	if result.Refused > len(result.Refusals) {
-		lines = append(lines, "...")
-	}
-	return fmt.Errorf("%d lines were refused: %s", result.Refused, strings.Join(lines, " | "))
 }

@@ -38,6 +38,7 @@ type commands struct {
 	Tree    cli.Tree    `cmd:"" help:"Print a tree with its present values."`
 	Watch   cli.Watch   `cmd:"" help:"Print values as they come."`
 	History cli.History `cmd:"" help:"Print what a value was."`
+	Import  cli.Import  `cmd:"" help:"Put points of years before into history."`
 	Store   cli.Store   `cmd:"" help:"Check or count what a stopped instance has stored."`
 	Status  cli.Status  `cmd:"" help:"Print how the hub is."`
 }

@@ -75,12 +75,12 @@ func (b *Instance) importAt(ctx context.Context, node string, data []byte) (any,
 // tooMany refuses a message that would take much memory.
 var tooMany = api.Errorf(api.CodeTooLarge, "split it, and say how many points each part has", "more than %d points at once", frame.MaxColumn)
 
-// checkColumn tells whether every point could be written.
+// checkColumn tells whether every point could be written; s is checked.
 func checkColumn(s point.Series, c *frame.Column, latest uint64) error {
 	for i := range c.Len() {
 		p := c.Point(i)
 		p.Series = s
-		if err := point.Check(&p); err != nil {
+		if err := point.CheckValue(&p); err != nil {
 			return err
 		}
 		if point.PayloadLen(&p) > point.MaxGroupBytes {

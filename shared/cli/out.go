@@ -6,6 +6,7 @@ import (
 	"io"
 	"os"
 	"strings"
+	"sync"
 	"text/tabwriter"
 	"time"
 	"unicode"
@@ -48,6 +49,30 @@ func (o *Out) Println(text string) error {
 
 // Notef prints a line that is not a result to standard error.
 func (o *Out) Notef(format string, args ...any) { fmt.Fprintf(o.Err, format+"\n", args...) }
+
+// progressEvery is how often progress is shown.
+const progressEvery = 200 * time.Millisecond
+
+// Progress returns what shows how far a command is, in place on a terminal and
+// from any goroutine, and what removes it at the end. Elsewhere they do
+// nothing.
+func (o *Out) Progress() (show func(format string, args ...any), end func()) {
+	const line = "\r\033[K"
+	if !IsTerminal(o.Err) {
+		return func(string, ...any) {}, func() {}
+	}
+	var mu sync.Mutex
+	var last time.Time
+	show = func(format string, args ...any) {
+		mu.Lock()
+		defer mu.Unlock()
+		if now := time.Now(); now.Sub(last) >= progressEvery {
+			last = now
+			fmt.Fprintf(o.Err, line+format, args...)
+		}
+	}
+	return show, func() { fmt.Fprint(o.Err, line) }
+}
 
 // IsTerminal tells whether w is a terminal.
 func IsTerminal(w io.Writer) bool {

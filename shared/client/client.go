@@ -194,6 +194,29 @@ func (c *Client) Write(ctx context.Context, points []point.Point) error {
 	return c.request(ctx, subject.Write, bus.EncodeGroup(points), nil)
 }
 
+// Groups of many points end here, well below the 64 KB that an instance accepts.
+const (
+	GroupPoints = 500
+	GroupBytes  = 48 << 10
+)
+
+// GroupLen returns how many bytes a point takes in a group.
+func GroupLen(p *point.Point) int {
+	const lengths = 6
+	return lengths + len(p.Series.String()) + point.PayloadLen(p)
+}
+
+// GroupOf returns how many of the first points make a group: one at least.
+func GroupOf(points []point.Point) int {
+	bytes := 0
+	for i := range points {
+		if bytes += GroupLen(&points[i]); i == GroupPoints || bytes > GroupBytes {
+			return max(1, i)
+		}
+	}
+	return len(points)
+}
+
 // Begin sends points as one group without waiting: groups are applied in the
 // order of the calls. wait returns once the group is durable or refused, and
 // must be called once.

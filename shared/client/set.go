@@ -3,8 +3,8 @@ package client
 import (
 	"context"
 	"encoding/json"
-	"regexp"
 	"strconv"
+	"strings"
 
 	"github.com/nats-io/nats.go"
 
@@ -13,19 +13,24 @@ import (
 	"github.com/sapflow/sapflow/shared/subject"
 )
 
-// decimal is a number as people and programs write it. Leading zeros make a
-// text: 0012 is the name of something.
-var decimal = regexp.MustCompile(`^[+-]?(0|[1-9][0-9]*)?(\.[0-9]*)?([eE][+-]?[0-9]+)?$`)
-
-// Number reads text as a float64 if it is a decimal number in range; ok is
-// false for a text.
+// Number reads text as a float64 if it is a decimal number in range, as people
+// and programs write it; ok is false for a text. Leading zeros make a text:
+// 0012 is the name of something.
 func Number(text string) (v float64, ok bool) {
-	if !decimal.MatchString(text) {
+	whole := strings.TrimLeft(text, "+-") // more than one is refused below
+	if len(whole) > 1 && whole[0] == '0' && isDigit(whole[1]) {
 		return 0, false
 	}
-	v, err := strconv.ParseFloat(text, 64) // refuses what has no digits
+	for i := range len(text) {
+		if c := text[i]; !isDigit(c) && c != '.' && c != 'e' && c != 'E' && c != '+' && c != '-' {
+			return 0, false // hex digits, _ and Inf as well
+		}
+	}
+	v, err := strconv.ParseFloat(text, 64)
 	return v, err == nil
 }
+
+func isDigit(c byte) bool { return '0' <= c && c <= '9' }
 
 // Set writes one value and returns once it is durable. dataType is float,
 // int, uint, string, json or bool; "" keeps the head's type if the text fits

@@ -1,6 +1,7 @@
 package frame
 
 import (
+	"cmp"
 	"encoding/binary"
 	"fmt"
 	"hash/crc32"
@@ -71,8 +72,8 @@ func (c *Column) Number(i int) (float64, bool) {
 // Removed tells whether point i says that the value is no more.
 func (c *Column) Removed(i int) bool { return c.kind(i).tombstone&1 == 1 }
 
-// Append adds a point, whose time must be above all others, and takes its
-// data.
+// Append adds a point and takes its data. Its time must be above all others,
+// or Sort is called before anything else.
 func (c *Column) Append(p *point.Point) {
 	c.append(p.Time, kind{p.DataType, p.Tombstone, p.Origin, numberLength(p.DataType, len(p.Data))}, word(p.Data), p.Data)
 }
@@ -104,6 +105,30 @@ func (c *Column) AppendFrom(d *Column, from, to int) {
 		}
 		c.append(d.Times[i], *k, bits, data)
 	}
+}
+
+// Sort puts points in the order of their times; of the same time the one that
+// was added last counts.
+func (c *Column) Sort() {
+	i := 1
+	for i < len(c.Times) && c.Times[i-1] < c.Times[i] {
+		i++
+	}
+	if i >= len(c.Times) {
+		return
+	}
+	order := make([]int, len(c.Times))
+	for i := range order {
+		order[i] = i
+	}
+	slices.SortFunc(order, func(a, b int) int { return cmp.Or(cmp.Compare(c.Times[a], c.Times[b]), cmp.Compare(a, b)) })
+	d := &Column{Times: make([]uint64, 0, len(order)), words: make([]uint64, 0, len(order))}
+	for i, at := range order {
+		if i+1 == len(order) || c.Times[order[i+1]] != c.Times[at] {
+			d.AppendFrom(c, at, at+1)
+		}
+	}
+	*c = *d
 }
 
 // setKind notes the kind of the point that is added next.

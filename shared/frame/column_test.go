@@ -6,6 +6,7 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"maps"
 	"math"
 	"math/rand/v2"
 	"path/filepath"
@@ -674,6 +675,34 @@ func fuzzColumn(t *testing.T, b []byte) {
 		got, err := frame.DecodeSummaries(frame.EncodeSummaries(list))
 		if err != nil || !slices.EqualFunc(got, list, func(a, b frame.Summary) bool { return a.Equal(&b) }) {
 			t.Fatalf("encoded and decoded again: got %+v, %v, want %+v", got, err, list)
+		}
+	}
+}
+
+// TestColumnSort compares columns of random times, some of them again, with
+// the points that a map by time has in the end.
+func TestColumnSort(t *testing.T) {
+	r := rand.New(rand.NewPCG(1, 2))
+	for n := range 300 {
+		var points, want []point.Point
+		last := map[uint64]point.Point{}
+		for k := range n {
+			p := point.Point{Time: uint64(r.IntN(2*n)) + 1, DataType: point.Float, Data: point.FloatData(float64(k))}
+			if n%3 == 0 && r.IntN(4) == 0 {
+				p.DataType, p.Data = point.String, fmt.Append(nil, k)
+			}
+			if n%5 == 0 { // newest first
+				p.Time = uint64(n - k)
+			}
+			points, last[p.Time] = append(points, p), p
+		}
+		for _, at := range slices.Sorted(maps.Keys(last)) {
+			want = append(want, last[at])
+		}
+		c := columnOf(points)
+		c.Sort()
+		if diff := columnDiff(c, want); diff != "" {
+			t.Fatalf("%d points: %s", n, diff)
 		}
 	}
 }

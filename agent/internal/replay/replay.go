@@ -3,7 +3,8 @@
 //
 // It sends points in the order of the file, as groups of which many are under
 // way, and ends when every one is durable or refused. A trace may be unsorted
-// and repeat times. Parsing a value belongs here, judging it to the agent.
+// and repeat times. Reading it belongs to package trace, judging a value to the
+// agent.
 package replay
 
 import (
@@ -11,7 +12,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"math/rand/v2"
 	"sync"
 	"time"
 
@@ -20,26 +20,12 @@ import (
 	"github.com/sapflow/sapflow/shared/api"
 	"github.com/sapflow/sapflow/shared/client"
 	"github.com/sapflow/sapflow/shared/point"
+	"github.com/sapflow/sapflow/shared/trace"
 )
 
-const (
-	// Groups stay well below the 64 KB that an instance accepts.
-	maxGroupPoints = 500
-	maxGroupBytes  = 48 << 10
-	// pointOverhead is what a group adds to the subject and payload of a point.
-	pointOverhead = 6
-	// window bounds the groups under way: enough that the next sync of a slow
-	// disk always has work, little memory.
-	window = 32
-	// An agent that is busy or restarts is waited for.
-	retries    = 40
-	retryFirst = 50 * time.Millisecond
-	retryMost  = 5 * time.Second
-	// maxRefusals bounds the refused lines that are told one by one.
-	maxRefusals = 5
-	// SensorType is the type of the nodes that a replay makes.
-	SensorType = "sensor"
-)
+// window bounds the groups under way: enough that the next sync of a slow disk
+// always has work, little memory.
+const window = 32
 
 // Config says what is replayed where.
 type Config struct {
@@ -69,16 +55,10 @@ type Counts struct {
 	PointsPerSecond float64 `json:"pointsPerSecond"`
 }
 
-// Refusal is a line that was not stored.
-type Refusal struct {
-	Line   int    `json:"line"`
-	Reason string `json:"reason"`
-}
-
 // Result is what a replay has done, and the first lines that were refused.
 type Result struct {
 	Counts
-	Refusals []Refusal `json:"refusals,omitempty"`
+	Refusals []trace.Refusal `json:"refusals,omitempty"`
 }
 
 // Run replays a trace. An error means that it could not be carried on; lines
@@ -87,7 +67,7 @@ func Run(ctx context.Context, cfg Config) (Result, error) {
 	if cfg.Now == nil {
 		cfg.Now = time.Now
 	}
-	p := &player{cfg: cfg, start: cfg.Now(), nodes: map[string]string{}}
+	p := &player{cfg: cfg, start: cfg.Now()}
 	err := p.run(ctx)
 	return p.result(), err
 }
@@ -96,15 +76,14 @@ func Run(ctx context.Context, cfg Config) (Result, error) {
 type player struct {
 	cfg   Config
 	start time.Time
-	root  string
-	nodes map[string]string // ids of nodes by description or id; "" for one that is ambiguous
-	shift uint64            // added to each time, wrapping around to subtract
-	first uint64            // time of the first row, where a pace starts
+	nodes *trace.Nodes
+	shift uint64 // added to each time, wrapping around to subtract
+	first uint64 // time of the first row, where a pace starts
 	batch batch
 
 	mu       sync.Mutex
 	counts   Counts
-	refusals []Refusal
+	refusals []trace.Refusal
 }
 
 // batch is a group with the lines that it comes from.
@@ -120,12 +99,13 @@ func (b batch) half() (left, right batch) {
 }
 
 func (p *player) run(ctx context.Context) error {
-	if err := p.readNodes(ctx); err != nil {
+	var err error
+	if p.nodes, err = trace.ReadNodes(ctx, p.cfg.Client, ""); err != nil {
 		return err
 	}
 	if p.cfg.ShiftToNow {
 		err := p.open(func(r io.Reader) error {
-			last, err := newest(r)
+			last, err := trace.Newest(r)
 			p.shift = point.Nanos(p.start) - last
 			return err
 		})
@@ -135,7 +115,7 @@ func (p *player) run(ctx context.Context) error {
 	}
 	group, ctx := errgroup.WithContext(ctx)
 	group.SetLimit(window)
-	err := p.open(func(r io.Reader) error { return p.play(ctx, group, r) })
+	err = p.open(func(r io.Reader) error { return p.play(ctx, group, r) })
 	// What stopped the others is the reason; being stopped by it is not.
 	if first := group.Wait(); first != nil {
 		return first
@@ -152,40 +132,14 @@ func (p *player) open(read func(io.Reader) error) error {
 	return read(f)
 }
 
-// readNodes learns which nodes there are below the gateway.
-func (p *player) readNodes(ctx context.Context) error {
-	var err error
-	if p.root, err = p.cfg.Client.Root(ctx); err != nil {
-		return err
-	}
-	branches, err := p.cfg.Client.Tree(ctx, p.root)
-	if err != nil {
-		return err
-	}
-	for _, b := range branches {
-		if b.ID == p.root || b.Description == "" {
-			continue
-		}
-		if _, taken := p.nodes[b.Description]; taken {
-			p.nodes[b.Description] = ""
-		} else {
-			p.nodes[b.Description] = b.ID
-		}
-	}
-	for _, b := range branches { // an id wins
-		p.nodes[b.ID] = b.ID
-	}
-	return nil
-}
-
 // play sends the rows of a trace.
 func (p *player) play(ctx context.Context, group *errgroup.Group, r io.Reader) error {
-	t, err := newReader(r)
+	t, err := trace.NewReader(r)
 	if err != nil {
 		return err
 	}
 	for {
-		row, err := t.next()
+		row, err := t.Next()
 		if err == io.EOF {
 			return p.flush(ctx, group)
 		}
@@ -193,10 +147,10 @@ func (p *player) play(ctx context.Context, group *errgroup.Group, r io.Reader) e
 		if err == nil {
 			err = p.add(ctx, group, row)
 		}
-		var bad *badRow
+		var bad *trace.BadRow
 		switch {
 		case errors.As(err, &bad):
-			p.refuse(bad.line, bad.err)
+			p.refuse(bad.Line, bad.Err)
 		case err != nil:
 			return err
 		}
@@ -205,32 +159,36 @@ func (p *player) play(ctx context.Context, group *errgroup.Group, r io.Reader) e
 
 // add puts a row into the batch, sending it first when it is full or when the
 // row is not due yet.
-func (p *player) add(ctx context.Context, group *errgroup.Group, r row) error {
-	if err := p.wait(ctx, group, r.point.Time); err != nil {
+func (p *player) add(ctx context.Context, group *errgroup.Group, r trace.Row) error {
+	if err := p.wait(ctx, group, r.Time); err != nil {
 		return err
 	}
-	r.point.Time += p.shift
-	var err error
-	if r.point.Node, err = p.node(ctx, r.node); err != nil {
-		if refused(err) {
-			return &badRow{r.line, err}
-		}
+	at := r.Point()
+	at.Time += p.shift
+	id, made, err := p.nodes.Find(ctx, r.Node)
+	switch {
+	case client.Refused(err):
+		return &trace.BadRow{Line: r.Line, Err: err}
+	case err != nil:
 		return err
+	case made:
+		p.count(func(c *Counts) { c.Nodes++ })
 	}
-	if err := point.Check(&r.point); err != nil {
-		return &badRow{r.line, err}
+	at.Node = id
+	if err := point.Check(&at); err != nil {
+		return &trace.BadRow{Line: r.Line, Err: err}
 	}
-	size := pointOverhead + len(r.point.Series.String()) + point.PayloadLen(&r.point)
+	size := client.GroupLen(&at)
 	if size > point.MaxGroupBytes {
-		return &badRow{r.line, api.Errorf(api.CodeTooLarge, "store a reference", "value has %d bytes", len(r.point.Data))}
+		return &trace.BadRow{Line: r.Line, Err: api.Errorf(api.CodeTooLarge, "store a reference", "value has %d bytes", len(at.Data))}
 	}
-	if len(p.batch.points) == maxGroupPoints || p.batch.bytes+size > maxGroupBytes {
+	if len(p.batch.points) == client.GroupPoints || p.batch.bytes+size > client.GroupBytes {
 		if err := p.flush(ctx, group); err != nil {
 			return err
 		}
 	}
-	p.batch.points = append(p.batch.points, r.point)
-	p.batch.lines = append(p.batch.lines, r.line)
+	p.batch.points = append(p.batch.points, at)
+	p.batch.lines = append(p.batch.lines, r.Line)
 	p.batch.bytes += size
 	return nil
 }
@@ -265,26 +223,6 @@ func pause(ctx context.Context, d time.Duration) error {
 	}
 }
 
-// node returns the id of the node that a trace calls name, making it if there
-// is none.
-func (p *player) node(ctx context.Context, name string) (string, error) {
-	id, known := p.nodes[name]
-	switch {
-	case id != "":
-		return id, nil
-	case known:
-		return "", api.Errorf(api.CodeAmbiguous, "write its id", "%q is the name of several nodes", name)
-	}
-	id = client.NewID() // one for all tries, so that they make one node
-	err := retry(ctx, func() error { return p.cfg.Client.NodeCreate(ctx, id, p.root, SensorType, name) })
-	if err != nil {
-		return "", err
-	}
-	p.nodes[name] = id
-	p.count(func(c *Counts) { c.Nodes++ })
-	return id, nil
-}
-
 // flush sends the batch; it blocks while too many are under way. Groups are
 // published here, in the order of the file, because of points with the same
 // time the later counts.
@@ -311,7 +249,7 @@ func (p *player) flush(ctx context.Context, group *errgroup.Group) error {
 }
 
 func (p *player) write(ctx context.Context, b batch) error {
-	return retry(ctx, func() error { return p.cfg.Client.Write(ctx, b.points) })
+	return client.Retry(ctx, func() error { return p.cfg.Client.Write(ctx, b.points) })
 }
 
 // settle counts a group that is durable, and finds the lines of one that was
@@ -321,7 +259,7 @@ func (p *player) settle(ctx context.Context, b batch, err error) error {
 	case err == nil:
 		p.count(func(c *Counts) { c.Sent += len(b.points) })
 		return nil
-	case !refused(err):
+	case !client.Refused(err):
 		return err
 	case len(b.points) == 1:
 		p.refuse(b.lines[0], err)
@@ -336,44 +274,11 @@ func (p *player) settle(ctx context.Context, b batch, err error) error {
 	return nil
 }
 
-// refused tells whether err is about the point and not about the instance.
-func refused(err error) bool {
-	switch api.CodeOf(err) {
-	case api.CodeInvalid, api.CodeTooLarge, api.CodeTime, api.CodeNotFound, api.CodeAmbiguous,
-		api.CodeForeign, api.CodeConflict, api.CodeCycle, api.CodeNested:
-		return true
-	}
-	return false
-}
-
-// retry repeats f with growing pauses while the instance is busy.
-func retry(ctx context.Context, f func() error) error {
-	delay := retryFirst
-	for n := 0; ; n++ {
-		err := f()
-		if api.CodeOf(err) != api.CodeBusy || n == retries {
-			return err
-		}
-		if err := pause(ctx, delay/2+rand.N(delay)); err != nil {
-			return err
-		}
-		delay = min(2*delay, retryMost)
-	}
-}
-
 func (p *player) refuse(line int, err error) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.counts.Refused++
-	// Groups end in any order: the first lines of the file are kept.
-	at := len(p.refusals)
-	for at > 0 && p.refusals[at-1].Line > line {
-		at--
-	}
-	if at < maxRefusals {
-		p.refusals = append(p.refusals[:at], append([]Refusal{{line, err.Error()}}, p.refusals[at:]...)...)
-		p.refusals = p.refusals[:min(len(p.refusals), maxRefusals)]
-	}
+	p.refusals = trace.Refuse(p.refusals, line, err) // groups end in any order
 }
 
 // count changes the counts and tells of those that move on.

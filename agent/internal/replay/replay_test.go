@@ -14,6 +14,7 @@ import (
 	"github.com/sapflow/sapflow/shared/api"
 	"github.com/sapflow/sapflow/shared/client"
 	"github.com/sapflow/sapflow/shared/client/clienttest"
+	"github.com/sapflow/sapflow/shared/trace"
 )
 
 // play replays a text.
@@ -82,7 +83,7 @@ func TestReplay(t *testing.T) {
 		t.Fatal(err)
 	}
 	n, err := i.Client.Get(t.Context(), office)
-	if err != nil || n.NodeType != replay.SensorType || n.Parents[0] != i.Root {
+	if err != nil || n.NodeType != trace.SensorType || n.Parents[0] != i.Root {
 		t.Errorf("new node: got %+v, %v", n, err)
 	}
 }

@@ -57,7 +57,7 @@ const (
 var ErrRevoked = errors.New("key is revoked")
 
 var (
-	localPublish   = jwt.StringList{"p", "p.>", "j", "j.>", "q.>", "fleet.>"}
+	localPublish   = jwt.StringList{"p", "p.>", "j", "j.>", "q.>", "import.*", "fleet.>"}
 	localSubscribe = jwt.StringList{"up.>", "_INBOX.>"}
 )
 
