@@ -16,10 +16,10 @@ else
 TEST = $(GO) test
 endif
 
-.PHONY: help build demo test lint cross check bench bench-codec bench-log bench-link powerloss wear fuzz golden walk kills clean FORCE
+.PHONY: help build demo test lint cross check bench bench-codec bench-log bench-history bench-link powerloss wear fuzz golden walk kills clean FORCE
 
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 build: $(BINARIES) ## build bin/sapflow-hub and bin/sapflow-agent
 
@@ -59,6 +59,9 @@ bench-codec: ## bytes and time a point beside other codecs, into shared/bench/RE
 
 bench-log: build ## the logs at both ends beside plain JetStream and SQLite, into shared/bench/RESULTS.md
 	$(GO) -C shared/bench run . log -bin $(CURDIR)/$(BIN)
+
+bench-history: build ## 90 days of history beside plain JetStream, SQLite and Parquet, into shared/bench/RESULTS.md
+	$(GO) -C shared/bench run . history -bin $(CURDIR)/$(BIN)
 
 bench-link: build ## cost of a line beside NATS and MQTT, into shared/bench/RESULTS.md
 	$(GO) -C shared/bench run . link -bin $(CURDIR)/$(BIN)

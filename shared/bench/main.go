@@ -6,6 +6,7 @@
 //	go -C shared/bench run . codec [-quick] [-json]
 //	go -C shared/bench run . log [-quick] [-json] [-only PART [-merge]]
 //	go -C shared/bench run . fixture -days 90 -data DIR
+//	go -C shared/bench run . history [-quick] [-json] [-only PART [-merge]] [-days N] [-data DIR]
 //	go -C shared/bench run . link [-quick] [-json] [-only ROW] [-scale N]
 //	go -C shared/bench run . powerloss [-images N] [-seed N] [-json]
 //	go -C shared/bench run . wear [-for 10m] [-json]
@@ -21,6 +22,7 @@ import (
 	"syscall"
 	"time"
 
+	"github.com/sapflow/sapflow/shared/bench/internal/archive"
 	"github.com/sapflow/sapflow/shared/bench/internal/codec"
 	"github.com/sapflow/sapflow/shared/bench/internal/demo"
 	"github.com/sapflow/sapflow/shared/bench/internal/figures"
@@ -40,6 +42,7 @@ const usage = `Usage: bench COMMAND [flags]
     codec     bytes and time a point beside other codecs; writes RESULTS.md and codec.json
     log       the logs at both ends beside plain JetStream and SQLite; writes RESULTS.md and log.json
     fixture   the data directory of a gateway that has been at work for months
+    history   months of it beside plain JetStream, SQLite and Parquet; writes RESULTS.md and history.json
     link      cost and behaviour of a line beside NATS and MQTT; writes RESULTS.md and link.json
     powerloss what is left when the power goes, beside JetStream and SQLite; writes RESULTS.md and powerloss.json
     wear      what reaches the flash, beside JetStream and SQLite; writes RESULTS.md and wear.json
@@ -64,6 +67,8 @@ func main() {
 		run = runLog
 	case "fixture":
 		run = runFixture
+	case "history":
+		run = runHistory
 	case "link":
 		run = runLink
 	case "powerloss":
@@ -196,6 +201,36 @@ func runFixture(ctx context.Context, args []string) error {
 		fmt.Println(made)
 	}
 	return err
+}
+
+func runHistory(ctx context.Context, args []string) error {
+	f := flag.NewFlagSet("history", flag.ExitOnError)
+	bin := binaries(f)
+	quick := f.Bool("quick", false, "3 days and one run of everything, nothing is written unless -json")
+	asJSON := f.Bool("json", false, "print JSON instead of writing RESULTS.md and history.json")
+	only := f.String("only", "", "measure one part: "+archive.PartNames())
+	merge := f.Bool("merge", false, "with -only: write it into RESULTS.md and history.json, beside the other parts of earlier runs")
+	days := f.Int("days", 0, "how far the history goes back (default 90, 3 with -quick)")
+	data := f.String("data", "", "directory of a fixture that is taken, or made there and left; one is made and removed by default")
+	_ = f.Parse(args) // exits
+	dir, err := checkBin(*bin)
+	if err != nil {
+		return err
+	}
+	if *days == 0 {
+		if *days = 90; *quick {
+			*days = 3
+		}
+	}
+	if *days < 1 {
+		return fmt.Errorf("-days is at least 1")
+	}
+	return archive.Run(ctx, archive.Config{
+		Bin: dir, Trace: trace, Days: *days, Dir: *data, Plan: report.Plan{
+			Quick: *quick, JSON: *asJSON, Only: *only, Merge: *merge, Out: os.Stdout, Progress: os.Stderr,
+			Table: "RESULTS.md", Data: "history.json",
+		},
+	})
 }
 
 func runLink(ctx context.Context, args []string) error {

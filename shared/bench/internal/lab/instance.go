@@ -10,6 +10,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -34,6 +35,8 @@ type Instance struct {
 	Dir  string // its data directory
 	Seen string // where its process finds Dir, if elsewhere: below a mount that this program must not use
 	ID   string // of its root node; a hub's is known once it has run
+
+	Limit *ReadLimit // of what its next process reads, nil for none
 
 	command string   // serve or run
 	flags   []string // besides --data
@@ -163,6 +166,9 @@ func (i *Instance) Start(ctx context.Context) (time.Duration, error) {
 	began := time.Now()
 	var err error
 	i.Process, err = Launch(i.Name, i.Dir+".log", i.Bin, append([]string{i.command, "--data", i.data()}, i.flags...)...)
+	if err == nil && i.Limit != nil {
+		err = i.Limit.Add(i.PID())
+	}
 	if err != nil {
 		return 0, err
 	}
@@ -252,16 +258,22 @@ func (i *Instance) Leaf() (string, error) {
 // Run runs a command of the binary on the instance's data directory and
 // returns what it printed.
 func (i *Instance) Run(ctx context.Context, args ...string) (string, error) {
+	var out strings.Builder
+	err := i.RunTo(ctx, &out, args...)
+	return out.String(), err
+}
+
+// RunTo is Run with what is printed going to w.
+func (i *Instance) RunTo(ctx context.Context, w io.Writer, args ...string) error {
 	cmd := exec.CommandContext(ctx, i.Bin, append(args, "--data", i.data())...)
 	cmd.Env = environment()
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
 	var stderr bytes.Buffer
-	cmd.Stderr = &stderr
-	out, err := cmd.Output()
-	if err != nil {
-		return "", fmt.Errorf("%s %s: %w: %s", filepath.Base(i.Bin), args[0], err, strings.TrimSpace(stderr.String()))
+	cmd.Stdout, cmd.Stderr = w, &stderr
+	if err := cmd.Run(); err != nil {
+		return fmt.Errorf("%s %s: %w: %s", filepath.Base(i.Bin), args[0], err, strings.TrimSpace(stderr.String()))
 	}
-	return string(out), nil
+	return nil
 }
 
 // Replayed is what the agent's command `replay` tells.
@@ -332,6 +344,15 @@ func (i *Instance) AddSensors(ctx context.Context, n int) ([]string, error) {
 		}
 	}
 	return nodes, nil
+}
+
+// Ready waits until a gateway has read its log: only then it answers about
+// the past, and takes writes.
+func Ready(ctx context.Context, c *client.Client) error {
+	return Until(ctx, "the gateway reads its log", time.Millisecond, func() (bool, error) {
+		s, err := c.Status(ctx)
+		return err == nil && s.Link != "starting", err
+	})
 }
 
 // TempDir makes the directory of a lab.

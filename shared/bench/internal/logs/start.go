@@ -85,11 +85,7 @@ func (b *bench) startAgent(ctx context.Context, g *lab.Instance, points int) err
 		return err
 	}
 	first := time.Since(began)
-	err = lab.Until(ctx, "the agent has read its log", time.Millisecond, func() (bool, error) {
-		s, err := c.Status(ctx)
-		return err == nil && s.Link != "starting", err
-	})
-	if err != nil {
+	if err := lab.Ready(ctx, c); err != nil {
 		return err
 	}
 	ready := time.Since(began)

@@ -188,7 +188,10 @@ func publishAll(ctx context.Context, dir string, synced bool, n int) (float64, e
 // publishSamples publishes points to a stock server and returns how many a
 // second were acked.
 func publishSamples(ctx context.Context, nc *nats.Conn, n int) (float64, error) {
-	took, err := peer.PublishAll(ctx, nc, n, func(i int) (string, []byte) { return peer.Stored(i % 6), peer.Sample(float64(i)) })
+	took, err := peer.PublishAll(ctx, nc, func(yield func(string, []byte) bool) {
+		for i := 0; i < n && yield(peer.Stored(i%6), peer.Sample(float64(i))); i++ {
+		}
+	})
 	return float64(n) / took.Seconds(), err
 }
 

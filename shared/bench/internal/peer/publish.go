@@ -3,6 +3,7 @@ package peer
 import (
 	"context"
 	"fmt"
+	"iter"
 	"time"
 
 	"github.com/nats-io/nats.go"
@@ -16,9 +17,9 @@ const (
 	stallWait = 30 * time.Second
 )
 
-// PublishAll publishes n messages, which at tells, to a stock server and
+// PublishAll publishes messages, subject and payload, to a stock server and
 // returns how long it took until all were acked.
-func PublishAll(ctx context.Context, nc *nats.Conn, n int, at func(i int) (subject string, payload []byte)) (time.Duration, error) {
+func PublishAll(ctx context.Context, nc *nats.Conn, messages iter.Seq2[string, []byte]) (time.Duration, error) {
 	failed := make(chan error, 1)
 	js, err := jetstream.New(nc, jetstream.WithPublishAsyncMaxPending(AsyncWindow), jetstream.WithPublishAsyncErrHandler(
 		func(_ jetstream.JetStream, _ *nats.Msg, err error) {
@@ -31,8 +32,7 @@ func PublishAll(ctx context.Context, nc *nats.Conn, n int, at func(i int) (subje
 		return 0, err
 	}
 	began := time.Now()
-	for i := range n {
-		subject, payload := at(i)
+	for subject, payload := range messages {
 		if _, err := js.PublishAsync(subject, payload, jetstream.WithStallWait(stallWait)); err != nil {
 			return 0, err
 		}

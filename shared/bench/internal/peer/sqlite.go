@@ -1,6 +1,7 @@
 package peer
 
 import (
+	"context"
 	"database/sql"
 	"fmt"
 
@@ -62,4 +63,9 @@ func (s *SQLite) InsertAll(n int, at func(i int) (series int, time int64, value 
 		}
 	}
 	return tx.Commit()
+}
+
+// Query asks the table point.
+func (s *SQLite) Query(ctx context.Context, query string, args ...any) (*sql.Rows, error) {
+	return s.db.QueryContext(ctx, query, args...)
 }

@@ -57,7 +57,7 @@ type peerRun struct {
 // recordPeer records a peer that is stopped and started again halfway.
 func recordPeer(ctx context.Context, cfg Config, d *desk, p *peer, dir string) (run *peerRun, err error) {
 	clock := &recorder.Clock{}
-	disk, err := mount(dir, "run", clock)
+	disk, err := recorder.Mount(dir, "run", clock)
 	if err != nil {
 		return nil, err
 	}

@@ -4,11 +4,11 @@ import (
 	"context"
 	"fmt"
 	"os"
-	"os/exec"
 	"os/signal"
 	"syscall"
 	"testing"
 
+	"github.com/sapflow/sapflow/shared/bench/internal/lab"
 	"github.com/sapflow/sapflow/shared/bench/internal/powerloss"
 )
 
@@ -33,16 +33,8 @@ func TestMain(m *testing.M) {
 // lost, whatever the disk kept.
 func TestPowerLoss(t *testing.T) {
 	bin := t.TempDir()
-	build := exec.Command("go", "build", "-o", bin+"/", "./agent", "./hub")
-	build.Dir = "../../../.."
-	build.Env = append(os.Environ(), "CGO_ENABLED=0")
-	if out, err := build.CombinedOutput(); err != nil {
-		t.Fatalf("build: %v: %s", err, out)
-	}
-	for _, name := range []string{"agent", "hub"} {
-		if err := os.Rename(bin+"/"+name, bin+"/sapflow-"+name); err != nil {
-			t.Fatal(err)
-		}
+	if err := lab.Build(t.Context(), "../../../..", bin); err != nil {
+		t.Fatal(err)
 	}
 	const images, seed = 30, 1
 	r, err := powerloss.Try(t.Context(), powerloss.Config{

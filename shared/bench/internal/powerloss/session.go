@@ -146,7 +146,7 @@ func (s *session) run(ctx context.Context, turns int, plot func(*run) error) (er
 		}
 	}()
 	for _, name := range []string{hubName, gatewayName} {
-		d, err := mount(r.lab.Dir, name, &s.clock)
+		d, err := recorder.Mount(r.lab.Dir, name, &s.clock)
 		if err != nil {
 			return err
 		}
@@ -161,17 +161,6 @@ func (s *session) run(ctx context.Context, turns int, plot func(*run) error) (er
 	}
 	s.hub, s.gateway = r.disks[hubName].Ops(), r.disks[gatewayName].Ops()
 	return nil
-}
-
-// mount mounts a recorder of dir/name.
-func mount(dir, name string, clock *recorder.Clock) (*recorder.Recorder, error) {
-	backing, at := filepath.Join(dir, name), filepath.Join(dir, name+".seen")
-	for _, d := range []string{backing, at} {
-		if err := os.MkdirAll(d, 0o700); err != nil {
-			return nil, err
-		}
-	}
-	return recorder.Open(backing, at, clock)
 }
 
 func (s *session) advertised() string { return "nats-leaf://" + s.link.Addr() }

@@ -144,7 +144,7 @@ func (m *wearing) close() error {
 
 // places makes a recorder and a disk for one way to keep points.
 func (m *wearing) places(ctx context.Context, w *worn, name, plain string) (err error) {
-	if w.disk, err = mount(m.dir, name, &m.clock); err != nil {
+	if w.disk, err = recorder.Mount(m.dir, name, &m.clock); err != nil {
 		return err
 	}
 	m.disks = append(m.disks, w.disk)

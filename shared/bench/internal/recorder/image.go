@@ -12,6 +12,39 @@ import (
 // Recording is a list of operations in their order.
 type Recording []Op
 
+// Below returns the operations on directories of a name and what is below
+// them.
+func (r Recording) Below(name string) Recording {
+	below := map[int]bool{} // files and directories
+	var list Recording
+	for _, op := range r {
+		here := below[op.File] || below[op.Dir] || below[op.NewDir]
+		switch op.Kind {
+		case Mkdir, Create, Link, Rename:
+			if here = below[op.Dir] || below[op.NewDir] || op.Name == name; here {
+				below[op.File] = true
+			}
+		case Unlink, Rmdir:
+			here = below[op.Dir]
+		}
+		if here || op.Kind == Settle {
+			list = append(list, op)
+		}
+	}
+	return list
+}
+
+// Written returns how many bytes the operations after a moment of the clock
+// write.
+func (r Recording) Written(after uint64) (bytes int64) {
+	for i := range r {
+		if r[i].At > after {
+			bytes += int64(len(r[i].Data))
+		}
+	}
+	return bytes
+}
+
 // Model says what a disk still has of what it was told when the power goes.
 //
 // Names (create, link, rename, unlink and directories) are one ordered

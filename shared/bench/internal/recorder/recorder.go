@@ -14,6 +14,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"path/filepath"
 	"slices"
 	"sync"
 	"sync/atomic"
@@ -111,6 +112,17 @@ func Open(backing, mount string, clock *Clock) (*Recorder, error) {
 		return nil, fmt.Errorf("mount a recorder at %s: %w", mount, err)
 	}
 	return r, nil
+}
+
+// Mount makes the directory name in dir and a recorder of it beside.
+func Mount(dir, name string, clock *Clock) (*Recorder, error) {
+	backing, at := filepath.Join(dir, name), filepath.Join(dir, name+".seen")
+	for _, d := range []string{backing, at} {
+		if err := os.MkdirAll(d, 0o700); err != nil {
+			return nil, fmt.Errorf("make a recorder: %w", err)
+		}
+	}
+	return Open(backing, at, clock)
 }
 
 // Close unmounts. Whoever still has files open there gets errors.

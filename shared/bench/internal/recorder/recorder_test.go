@@ -7,6 +7,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"testing"
 
 	"github.com/sapflow/sapflow/shared/bench/internal/recorder"
@@ -180,5 +181,31 @@ printf z > other
 	}
 	if none := ops.Wear(ops[len(ops)-1].At); none != (recorder.Blocks{}) {
 		t.Errorf("after the end: %+v", none)
+	}
+}
+
+func TestBelow(t *testing.T) {
+	r := recorder.Recording{
+		{At: 1, Kind: recorder.Mkdir, File: 1, Name: "a"},
+		{At: 2, Kind: recorder.Mkdir, File: 2, Dir: 1, Name: "kept"},
+		{At: 3, Kind: recorder.Create, File: 3, Dir: 2, Name: "x"},
+		{At: 4, Kind: recorder.Write, File: 3, Data: []byte("before")},
+		{At: 5, Kind: recorder.Write, File: 3, Data: []byte("after")},
+		{At: 6, Kind: recorder.Create, File: 4, Dir: 1, Name: "y"},
+		{At: 7, Kind: recorder.Write, File: 4, Data: []byte("elsewhere")},
+		{At: 8, Kind: recorder.Rename, File: 4, Dir: 1, Name: "y", NewDir: 2, NewName: "z"},
+		{At: 9, Kind: recorder.Write, File: 4, Data: []byte("here")},
+		{At: 10, Kind: recorder.Unlink, Dir: 2, Name: "x"},
+		{At: 11, Kind: recorder.Unlink, Dir: 1, Name: "x"},
+	}
+	var got []uint64
+	for _, op := range r.Below("kept") {
+		got = append(got, op.At)
+	}
+	if want := []uint64{2, 3, 4, 5, 8, 9, 10}; !slices.Equal(got, want) {
+		t.Errorf("operations %v are below, want %v", got, want)
+	}
+	if got := r.Below("kept").Written(4); got != int64(len("after")+len("here")) {
+		t.Errorf("%d bytes were written", got)
 	}
 }

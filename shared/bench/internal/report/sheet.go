@@ -3,8 +3,10 @@ package report
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"os"
 	"slices"
 	"strings"
@@ -111,6 +113,9 @@ func Measure[B any](ctx context.Context, plan Plan, s *Sheet, section string, pa
 // merge adds what the file has of the parts that were not measured.
 func (s *Sheet) merge(plan Plan) error {
 	data, err := os.ReadFile(plan.Data)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
 	if err != nil {
 		return fmt.Errorf("merge: %w", err)
 	}
@@ -152,7 +157,8 @@ func (s *Sheet) of(part string) []Figure {
 // table prints figures with a line a row; columns are those of the figures
 // where nil. Target and note stand where a row has them.
 func table(w io.Writer, list []Figure, columns []string) {
-	more := len(columns) > 0
+	all := len(columns) == 0
+	more := slices.ContainsFunc(list, func(f Figure) bool { return f.Target != "" || f.Note != "" })
 	var rows []string
 	cells, first := map[[2]string]Figure{}, map[string]Figure{}
 	for _, f := range list {
@@ -160,7 +166,7 @@ func table(w io.Writer, list []Figure, columns []string) {
 			rows = append(rows, f.Row)
 			first[f.Row] = f
 		}
-		if !more && !slices.Contains(columns, f.Column) {
+		if all && !slices.Contains(columns, f.Column) {
 			columns = append(columns, f.Column)
 		}
 		cells[[2]string{f.Row, f.Column}] = f
