@@ -331,13 +331,12 @@ func (w *world) checkBuckets(s *profile, keys []history.Key, numbers []int) {
 
 // bucket is what a bucket should say, added up point by point.
 type bucket struct {
-	start, end    uint64
-	count, nan    int
-	numbers       int
-	min, max      float64
-	sum, size     float64 // size is the sum of absolute values
-	first, last   history.Sample
-	inf, minusInf bool
+	start, end  uint64
+	count, nan  int
+	numbers     int
+	min, max    float64
+	sum, size   float64 // size is the sum of absolute values
+	first, last history.Sample
 }
 
 func (b *bucket) add(s history.Sample) {
