@@ -1,6 +1,7 @@
 // Package natslog holds what the two embedded NATS servers (hub/internal/natsd
 // and agent/internal/leaf) share: their log lines as zerolog events, the
-// listen address, and the wait until a started server is ready.
+// listen address, what a loss of power leaves in their files, and the wait
+// until a started server is ready.
 //
 // It does not import nats-server, so that only those two packages do. Debug
 // and trace lines, the only ones that could show credentials, never pass.

@@ -258,6 +258,9 @@ func (l lines) Errorf(format string, v ...any) {
 
 // OpenStore makes JetStream ready, with every message synced.
 func (s *Server) OpenStore() error {
+	if err := natslog.Mend(s.store.StoreDir); err != nil {
+		return err
+	}
 	if err := s.ns.EnableJetStream(&s.store); err != nil {
 		return fmt.Errorf("open the store in %s: %w", s.store.StoreDir, err)
 	}

@@ -96,6 +96,9 @@ func Start(ctx context.Context, cfg Config) (*Server, error) {
 	if err != nil {
 		return nil, err
 	}
+	if err := natslog.Mend(cfg.Dir); err != nil {
+		return nil, err
+	}
 	if s.ns, err = server.NewServer(opts); err != nil {
 		return nil, fmt.Errorf("configure nats server: %w", err)
 	}
