@@ -192,7 +192,7 @@ func (e *ends) history(ctx context.Context, c *client.Client) (told, error) {
 	for _, series := range slices.Concat(e.gatewaySide, e.hubSide, []point.Series{e.probe()}) {
 		err := c.History(ctx, series.Node, api.HistoryRequest{Type: series.Type, Key: series.Key}, func(r *api.HistoryReply) error {
 			for _, g := range r.Gaps {
-				t.removed = t.removed || g.Reason == "removed"
+				t.removed = t.removed || g.Reason == api.ReasonRemoved
 			}
 			for _, got := range r.Samples {
 				at, err := time.Parse(time.RFC3339Nano, got.Time)

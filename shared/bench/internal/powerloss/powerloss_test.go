@@ -46,6 +46,7 @@ func TestPowerLoss(t *testing.T) {
 	for _, f := range r.Sapflow.Faults {
 		t.Error(f)
 	}
+	t.Logf("tried %+v", r.Sapflow)
 	if s := r.Sapflow; s.Images != images || s.Both == 0 || s.Twice == 0 || s.Removed == 0 || s.Checked < images*10 || len(s.ByModel) != 3 {
 		t.Errorf("tried %+v", s)
 	}

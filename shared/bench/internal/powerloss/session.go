@@ -9,6 +9,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"sync"
 	"time"
@@ -184,7 +185,7 @@ func (r *run) play(ctx context.Context) error {
 		return err
 	}
 	return r.parts(ctx,
-		r.quietly, r.bulk, r.restart, r.withoutHub, r.bulk, r.killed(&r.gateway), r.altered, r.killed(&r.hub), r.bulk, r.restart, r.quietly,
+		r.quietly, r.bulk, r.restart, r.withoutHub, r.flood, r.killed(&r.gateway), r.altered, r.killed(&r.hub), r.bulk, r.restart, r.quietly,
 	)
 }
 
@@ -247,14 +248,52 @@ func (r *run) startHub(ctx context.Context) error {
 
 func (r *run) quietly(ctx context.Context) error { return r.write(ctx) }
 
-// bulk writes texts that make the gateway remove what is older, once the hub
-// has it. Nobody looks for them in history.
+// bulk writes texts that take the room of what is older, once the hub has it.
+// Nobody looks for them in history.
 func (r *run) bulk(ctx context.Context) error {
 	c, err := r.gateway.Dial(ctx)
 	if err != nil {
 		return err
 	}
 	defer c.Close()
+	if err := r.texts(ctx, c); err != nil {
+		return err
+	}
+	return r.write(ctx)
+}
+
+// flood writes texts until the gateway says that it has removed points that
+// somebody looks for.
+func (r *run) flood(ctx context.Context) error {
+	c, err := r.gateway.Dial(ctx)
+	if err != nil {
+		return err
+	}
+	defer c.Close()
+	ctx, cancel := context.WithTimeout(ctx, patience)
+	defer cancel()
+	err = lab.Until(ctx, "old points make room", turnPause, func() (removed bool, err error) {
+		if err := r.texts(ctx, c); err != nil {
+			return false, err
+		}
+		for _, series := range r.gatewaySide {
+			err := c.History(ctx, series.Node, api.HistoryRequest{Type: series.Type, Key: series.Key}, func(r *api.HistoryReply) error {
+				removed = removed || slices.ContainsFunc(r.Gaps, func(g api.Gap) bool { return g.Reason == api.ReasonRemoved })
+				return nil
+			})
+			if err != nil {
+				return false, err
+			}
+		}
+		return removed, nil
+	})
+	if err != nil {
+		return err
+	}
+	return r.write(ctx)
+}
+
+func (r *run) texts(ctx context.Context, c *client.Client) error {
 	if err := lab.CaughtUp(ctx, c); err != nil {
 		return err
 	}
@@ -273,7 +312,7 @@ func (r *run) bulk(ctx context.Context) error {
 			return err
 		}
 	}
-	return r.write(ctx)
+	return nil
 }
 
 func (r *run) restart(ctx context.Context) error {
