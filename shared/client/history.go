@@ -104,7 +104,12 @@ func decodeParts(p *api.Columns) ([]Column, error) {
 	group.SetLimit(runtime.GOMAXPROCS(0))
 	for i, run := range runs {
 		list[i].SeriesName = p.Series[run[0].Series]
+		points := 0
+		for _, part := range run {
+			points += max(0, min(part.Points, frame.MaxColumn))
+		}
 		group.Go(func() error {
+			list[i].Grow(points)
 			for _, part := range run {
 				if err := list[i].Decode(part.Data); err != nil {
 					return fmt.Errorf("answer of the instance: %w", err)
@@ -193,7 +198,7 @@ type importer struct {
 // cut encodes the next points of a column, as many as fit a message.
 func (m *importer) cut(col *frame.Column, from int) (data []byte, to int) {
 	to = col.Fit(from, min(col.Len(), from+importPoints), importText)
-	return col.Encode(from, to), to
+	return col.Quick(from, to), to
 }
 
 // add adds a part, unless the message is too full for it.

@@ -13,7 +13,7 @@ func BenchmarkColumn(b *testing.B) {
 	const points, segment = 90_000, 900
 	r := rand.New(rand.NewPCG(1, 2))
 	var c Column
-	v := 5000
+	v := 500000
 	for i := range points {
 		v += int(math.Round(r.NormFloat64() * 3))
 		p := point.Point{
@@ -37,9 +37,18 @@ func BenchmarkColumn(b *testing.B) {
 		b.ReportMetric(float64(b.Elapsed().Nanoseconds())/float64(b.N)/points, "ns/point")
 		b.ReportMetric(float64(size)/points, "B/point")
 	})
+	b.Run("quick", func(b *testing.B) {
+		for b.Loop() {
+			for i := 0; i < points; i += segment {
+				c.Quick(i, i+segment)
+			}
+		}
+		b.ReportMetric(float64(b.Elapsed().Nanoseconds())/float64(b.N)/points, "ns/point")
+	})
 	b.Run("decode", func(b *testing.B) {
 		for b.Loop() {
 			var d Column
+			d.Grow(points)
 			for _, s := range segments {
 				if err := d.Decode(s); err != nil {
 					b.Fatal(err)

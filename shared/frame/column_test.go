@@ -164,7 +164,8 @@ func TestColumnRoundTrip(t *testing.T) {
 		}
 		from := r.IntN(len(points) + 1)
 		to := from + r.IntN(len(points)+1-from)
-		head, b := c.Encode(0, from), c.Encode(from, to)
+		encode := pick(r, (*frame.Column).Encode, (*frame.Column).Quick)
+		head, b := encode(c, 0, from), encode(c, from, to)
 		got := &frame.Column{}
 		if err := got.Decode(b); err != nil {
 			t.Fatalf("points %d to %d: %v", from, to, err)
@@ -172,7 +173,7 @@ func TestColumnRoundTrip(t *testing.T) {
 		if d := columnDiff(got, points[from:to]); d != "" {
 			t.Fatalf("points %d to %d: %s", from, to, d)
 		}
-		if again := got.Encode(0, got.Len()); !bytes.Equal(again, b) {
+		if again := encode(got, 0, got.Len()); !bytes.Equal(again, b) {
 			t.Fatalf("encoded again: got %x, want %x", again, b)
 		}
 		// Behind others.
@@ -482,7 +483,7 @@ func goldenColumns() map[string][]point.Point {
 			at(0, point.String, []byte("on")...), at(1, point.String, []byte("off")...), at(2, point.String, []byte("on")...),
 			at(3, point.JSON, []byte(`{"state":"on","by":"anna"}`)...), at(4, point.JSON, []byte(`{"state":"off","by":"anna"}`)...),
 		},
-		"types": nil, "kinds": nil, "floats": nil, "integers": nil, "jitter": nil, "bits": nil,
+		"types": nil, "kinds": nil, "floats": nil, "integers": nil, "jitter": nil, "bits": nil, "readings": nil, "counter": nil,
 	}
 	for _, e := range goldenFrames()["types"].Entries {
 		p := at(len(list["types"]), e.DataType, e.Data...)
@@ -501,6 +502,19 @@ func goldenColumns() map[string][]point.Point {
 		p.Time += uint64(i*7919%4001) * 1e6
 		list["jitter"] = append(list["jitter"], p)
 	}
+	v, n := 2150, uint32(math.MaxUint32-90) // it turns over
+	for i := range 150 {
+		v += i*7919%11 - 5
+		p := at(i, point.Float, point.FloatData(float64(v)/100)...)
+		p.Time = start + uint64(i)*1e9 + uint64(i*7919%41)*1e6
+		if i > 100 {
+			p.Time += 3600e9 // a pause
+		}
+		list["readings"] = append(list["readings"], p)
+		p = at(i, point.Uint, binary.LittleEndian.AppendUint32(nil, n)...)
+		p.Origin, n = "meter", n+uint32(i%3)
+		list["counter"] = append(list["counter"], p)
+	}
 	for i, bits := range extremes {
 		list["bits"] = append(list["bits"], at(i, point.Float, binary.LittleEndian.AppendUint64(nil, bits)...))
 	}
@@ -516,11 +530,22 @@ func goldenSummaries(points []point.Point) (list []frame.Summary) {
 	return list
 }
 
+// encodings returns what points are encoded to, by name of the golden.
+func encodings(name string, points []point.Point) map[string][]byte {
+	c := columnOf(points)
+	list := map[string][]byte{}
+	for _, b := range [][]byte{c.Encode(0, c.Len()), c.Quick(0, c.Len())} {
+		list[fmt.Sprintf("column%d_%s", b[0], name)] = b
+	}
+	return list
+}
+
 func TestColumnGolden(t *testing.T) {
+	names := map[string]bool{}
 	for name, points := range goldenColumns() {
 		t.Run(name, func(t *testing.T) {
-			c, sums := columnOf(points), goldenSummaries(points)
-			for file, b := range map[string][]byte{"column1_" + name: c.Encode(0, c.Len()), "summaries1_" + name: frame.EncodeSummaries(sums)} {
+			check := func(file string, b []byte) {
+				names[file+".golden"] = true
 				if *update {
 					writeGolden(t, file, b)
 				}
@@ -528,28 +553,48 @@ func TestColumnGolden(t *testing.T) {
 					t.Errorf("%s: got %x, want %x", file, b, golden)
 				}
 			}
-			got := &frame.Column{}
-			if err := got.Decode(readGolden(t, "column1_"+name)); err != nil {
-				t.Fatal(err)
+			for file, b := range encodings(name, points) {
+				check(file, b)
+				got := &frame.Column{}
+				if err := got.Decode(readGolden(t, file)); err != nil {
+					t.Fatal(err)
+				}
+				if d := columnDiff(got, points); d != "" {
+					t.Error(d)
+				}
 			}
-			if d := columnDiff(got, points); d != "" {
-				t.Error(d)
-			}
+			sums := goldenSummaries(points)
+			check("summaries1_"+name, frame.EncodeSummaries(sums))
 			list, err := frame.DecodeSummaries(readGolden(t, "summaries1_"+name))
 			if err != nil || !slices.EqualFunc(list, sums, func(a, b frame.Summary) bool { return a.Equal(&b) }) {
 				t.Errorf("summaries: got %+v, %v, want %+v", list, err, sums)
 			}
 		})
 	}
+	for _, file := range columnFiles(t) {
+		if !names[file] {
+			t.Errorf("golden %s is of no column", file)
+		}
+		delete(names, file)
+	}
+	for file := range names {
+		t.Errorf("there is no golden %s", file)
+	}
+}
+
+// columnFiles lists the goldens of columns and summaries.
+func columnFiles(t testing.TB) (list []string) {
+	t.Helper()
 	for _, what := range []string{"column", "summaries"} {
 		files, err := filepath.Glob("testdata/" + what + "*.golden")
-		if err != nil {
-			t.Fatal(err)
+		if err != nil || len(files) == 0 {
+			t.Fatalf("goldens of %s: %d, %v", what, len(files), err)
 		}
-		if len(files) != len(goldenColumns()) {
-			t.Errorf("got %d goldens of %s, want %d", len(files), what, len(goldenColumns()))
+		for _, file := range files {
+			list = append(list, filepath.Base(file))
 		}
 	}
+	return list
 }
 
 // TestColumnDamage: no bit and no byte of a column or of summaries changes, is
@@ -568,21 +613,19 @@ func TestColumnDamage(t *testing.T) {
 			t.Errorf("%s: %d points in spite of an error", what, c.Len())
 		}
 	}
-	for name := range goldenColumns() {
-		for _, file := range []string{"column1_" + name, "summaries1_" + name} {
-			whole := readGolden(t, file)
-			for i := range whole {
-				for bit := range 8 {
-					b := bytes.Clone(whole)
-					b[i] ^= 1 << bit
-					refused(file+" with a flipped bit", b)
-				}
+	for _, file := range columnFiles(t) {
+		whole := readGolden(t, strings.TrimSuffix(file, ".golden"))
+		for i := range whole {
+			for bit := range 8 {
+				b := bytes.Clone(whole)
+				b[i] ^= 1 << bit
+				refused(file+" with a flipped bit", b)
 			}
-			for n := range whole {
-				refused(file+" cut short", whole[:n])
-			}
-			refused(file+" with a byte too many", append(bytes.Clone(whole), 0))
 		}
+		for n := range whole {
+			refused(file+" cut short", whole[:n])
+		}
+		refused(file+" with a byte too many", append(bytes.Clone(whole), 0))
 	}
 }
 
@@ -603,10 +646,29 @@ func columnLies() map[string][]byte {
 		}
 		lies[name] = reseal(b)
 	}
-	for i := range 300 {
-		lies[fmt.Sprintf("random bytes %d", i)] = reseal(append([]byte{1}, randomBytes(r, r.IntN(40))...))
+	for i := range 600 {
+		lies[fmt.Sprintf("random bytes %d", i)] = reseal(append([]byte{1 + byte(i%2)}, randomBytes(r, r.IntN(40))...))
+	}
+	// A packed column with one bit otherwise, and cut short.
+	for _, name := range []string{"readings", "counter"} {
+		points := goldenColumns()[name]
+		whole := columnOf(points).Quick(0, len(points))
+		whole = whole[:len(whole)-4]
+		for i := range whole {
+			b := bytes.Clone(whole)
+			b[i] ^= 1 << r.IntN(8)
+			lies[fmt.Sprintf("%s with a bit of byte %d flipped", name, i)] = reseal(b)
+			lies[fmt.Sprintf("%s of %d bytes", name, i)] = reseal(whole[:i])
+		}
 	}
 	return lies
+}
+
+// TestColumnLies: what claims too much is refused, or is a column.
+func TestColumnLies(t *testing.T) {
+	for _, b := range columnLies() {
+		fuzzColumn(t, b)
+	}
 }
 
 func TestColumnImpossible(t *testing.T) {
@@ -630,9 +692,8 @@ func TestColumnMemory(t *testing.T) {
 // FuzzColumn reads arbitrary bytes as a column and as summaries, as they are
 // and with the checksum put right.
 func FuzzColumn(f *testing.F) {
-	for name := range goldenColumns() {
-		f.Add(readGolden(f, "column1_"+name))
-		f.Add(readGolden(f, "summaries1_"+name))
+	for _, file := range columnFiles(f) {
+		f.Add(readGolden(f, strings.TrimSuffix(file, ".golden")))
 	}
 	for _, b := range columnLies() {
 		f.Add(b)
@@ -656,14 +717,18 @@ func fuzzColumn(t *testing.T, b []byte) {
 	if check(err); err == nil {
 		points := make([]point.Point, c.Len())
 		for i := range points {
-			points[i] = c.Point(i)
+			if points[i] = c.Point(i); i > 0 && points[i].Time <= points[i-1].Time {
+				t.Fatalf("time %d comes after %d", points[i].Time, points[i-1].Time)
+			}
 		}
-		got := &frame.Column{}
-		if err := got.Decode(c.Encode(0, c.Len())); err != nil {
-			t.Fatalf("decode what was encoded: %v", err)
-		}
-		if d := columnDiff(got, points); d != "" {
-			t.Fatalf("encoded and decoded again: %s", d)
+		for name, b := range encodings("", points) {
+			got := &frame.Column{}
+			if err := got.Decode(b); err != nil {
+				t.Fatalf("%s: decode what was encoded: %v", name, err)
+			}
+			if d := columnDiff(got, points); d != "" {
+				t.Fatalf("%s: encoded and decoded again: %s", name, d)
+			}
 		}
 		if n := len(points); n > 0 {
 			s := c.Summary(0, n)

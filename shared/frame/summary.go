@@ -2,7 +2,7 @@ package frame
 
 import (
 	"encoding/binary"
-	"hash/crc32"
+	"fmt"
 	"math"
 
 	"github.com/sapflow/sapflow/shared/point"
@@ -146,7 +146,7 @@ func newSummaries(m *model) *summaries {
 func EncodeSummaries(list []Summary) []byte {
 	m := borrow()
 	defer giveBack(m)
-	c := encoder(append(make([]byte, 0, 64+12*len(list)), ColumnVersion))
+	c := encoder(append(make([]byte, 0, 64+12*len(list)), codedColumn))
 	if m.count(c, len(list)); len(list) > 0 {
 		times := make([]uint64, 0, 2*len(list))
 		for i := range list {
@@ -158,17 +158,19 @@ func EncodeSummaries(list []Summary) []byte {
 	for _, s := range list { // copies: a coder writes what it returns
 		k.code(c, &s)
 	}
-	b := c.finish()
-	return binary.LittleEndian.AppendUint32(b, crc32.Checksum(b, castagnoli))
+	return seal(c.finish())
 }
 
 // DecodeSummaries reads what EncodeSummaries wrote.
 func DecodeSummaries(b []byte) ([]Summary, error) {
-	c, err := openColumn(b)
-	if err != nil {
+	version, b, err := openColumn(b)
+	switch {
+	case err != nil:
 		return nil, err
+	case version != codedColumn:
+		return nil, fmt.Errorf("%w: summaries %d, this program reads %d", ErrVersion, version, codedColumn)
 	}
-	m := borrow()
+	c, m := decoder(b), borrow()
 	defer giveBack(m)
 	n := m.count(c, 0)
 	if n > MaxColumn {

@@ -62,7 +62,7 @@ func (f *Frame) encodeV1() []byte {
 	}
 	b = binary.AppendUvarint(b, uint64(raw))
 	b = append(b, body...)
-	return binary.LittleEndian.AppendUint32(b, crc32.Checksum(b, castagnoli))
+	return seal(b)
 }
 
 func appendString(b []byte, s string) []byte {

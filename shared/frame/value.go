@@ -251,14 +251,17 @@ func integer(bits uint64, k kind) int64 {
 }
 
 // number returns the bits of a number that was coded in the present way.
-func (t *track) number(x int64) uint64 {
+func (t *track) number(x int64) uint64 { return t.unscale(x, t.way) }
+
+// unscale returns the bits of a number that was coded in a way.
+func (k *kind) unscale(x int64, w way) uint64 {
 	switch {
-	case t.way == wayBits:
-		x = order(uint64(x), t.length)
-	case t.dataType == point.Float:
-		return fromScale(x, t.way, t.length)
+	case w == wayBits:
+		x = order(uint64(x), k.length)
+	case k.dataType == point.Float:
+		return fromScale(x, w, k.length)
 	}
-	shift := 64 - 8*t.length
+	shift := 64 - 8*k.length
 	return uint64(x) << shift >> shift
 }
 

@@ -41,7 +41,7 @@ func (p *Piece) Encoded(ctx context.Context) (data []byte, points int, err error
 	if err != nil {
 		return nil, 0, err
 	}
-	return c.Encode(0, c.Len()), c.Len(), nil
+	return c.Quick(0, c.Len()), c.Len(), nil
 }
 
 // Skip takes the first points of a piece away, but not all of them.
