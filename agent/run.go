@@ -66,7 +66,6 @@ type agent struct {
 
 // Run runs an agent until ctx ends.
 func Run(ctx context.Context, cfg config.Config) (err error) {
-	limitMemory()
 	a := &agent{cfg: cfg, log: cfg.Log, conns: map[string]*nats.Conn{}, saveNow: make(chan struct{}, 1)}
 	if a.dir, err = daemon.Open(cfg.Data); err != nil {
 		return err
@@ -74,6 +73,7 @@ func Run(ctx context.Context, cfg config.Config) (err error) {
 	asked := ctx
 	ctx, a.stages = daemon.NewStages(asked)
 	started := time.Now()
+	a.stages.Start("memory limit", limitMemory)
 	err = a.start(ctx)
 	if err == nil {
 		a.log.Info().Str("id", a.id.ID()).Str("listen", a.nats.ListenAddr()).Dur("start_ms", time.Since(started)).Msg("agent is ready")

@@ -24,7 +24,7 @@ const (
 	// sampled is the series that is read, a walk.
 	sampled = 10
 	// repeats of one question make one run.
-	repeats = 5
+	repeats = 15
 	// plotted is how many buckets are asked for.
 	plotted = 500
 )
