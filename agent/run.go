@@ -51,11 +51,11 @@ type agent struct {
 	clock bus.Clock
 
 	edge, down jetstream.Stream
-	chunks     jetstream.Stream
+	chunksOpen chan struct{} // closed when history is
 	guard      journal.Guard
 	keeper     *journal.Keeper
 	out        *journal.Log
-	history    *history.Archive
+	history    atomic.Pointer[history.Archive] // nil until it is open
 	bus        *bus.Instance
 	uplink     *uplink.Uplink
 	settings   *settings.Settings
@@ -66,7 +66,7 @@ type agent struct {
 
 // Run runs an agent until ctx ends.
 func Run(ctx context.Context, cfg config.Config) (err error) {
-	a := &agent{cfg: cfg, log: cfg.Log, conns: map[string]*nats.Conn{}, saveNow: make(chan struct{}, 1)}
+	a := &agent{cfg: cfg, log: cfg.Log, conns: map[string]*nats.Conn{}, saveNow: make(chan struct{}, 1), chunksOpen: make(chan struct{})}
 	if a.dir, err = daemon.Open(cfg.Data); err != nil {
 		return err
 	}
@@ -91,7 +91,7 @@ func Run(ctx context.Context, cfg config.Config) (err error) {
 // started here stops in reverse.
 func (a *agent) start(ctx context.Context) error {
 	for _, step := range []func(context.Context) error{
-		a.openIdentity, a.startNATS, a.startBus, a.announce, a.openStore, a.openLog, a.openHistory, a.startUplink, a.startServing,
+		a.openIdentity, a.startNATS, a.startBus, a.announce, a.openStore, a.openLog, a.startUplink, a.startServing,
 	} {
 		if err := step(ctx); err != nil {
 			return err
@@ -121,7 +121,7 @@ func (a *agent) startNATS(ctx context.Context) (err error) {
 		return err
 	}
 	a.stages.OnStop(a.nats.Close)
-	for _, account := range []string{leaf.STORE, leaf.UPLINK, leaf.LOCAL} {
+	for _, account := range []string{leaf.STORE, leaf.CHUNKS, leaf.UPLINK, leaf.LOCAL} {
 		nc, err := a.nats.Connect(account, "agent")
 		if err != nil {
 			return err
@@ -148,7 +148,7 @@ func (a *agent) openStore(ctx context.Context) (err error) {
 	shelf := func(stream string, store *journal.JetStream) journal.Shelf {
 		return journal.Shelf{
 			Name: stream, Store: store, Single: true,
-			Chunked: func() uint64 { return a.history.Done(stream) },
+			Chunked: func() uint64 { return a.history.Load().Done(stream) },
 			Safe:    func() uint64 { return a.bus.Covered(stream) },
 		}
 	}
@@ -166,21 +166,35 @@ func (a *agent) openStore(ctx context.Context) (err error) {
 	return nil
 }
 
-// openHistory opens the chunks, once the logs are.
-func (a *agent) openHistory(ctx context.Context) (err error) {
-	if a.chunks, err = journal.Ensure(ctx, a.js, history.Stream()); err != nil {
+// runHistory opens the chunks, which may take its time after a loss of power,
+// and keeps them.
+func (a *agent) runHistory(ctx context.Context) error {
+	if err := a.nats.OpenChunks(); err != nil {
 		return err
 	}
-	a.history, err = history.Open(ctx, history.Config{
-		JetStream: a.js, Stream: a.chunks, Tail: a.cfg.Store.Tail, Guard: a.guard.Chunks(),
+	js, err := jetstream.New(a.conns[leaf.CHUNKS])
+	if err != nil {
+		return err
+	}
+	chunks, err := journal.Ensure(ctx, js, history.Stream())
+	if err != nil {
+		return err
+	}
+	h, err := history.Open(ctx, history.Config{
+		JetStream: js, Stream: chunks, Tail: a.cfg.Store.Tail, Guard: a.guard.Chunks(),
 		Sources: []history.Source{
 			{Name: subject.StreamEdge, Store: a.edgeStore(), Author: a.self},
 			{Name: subject.StreamDown, Store: a.downStore(), Author: hub},
 		},
 		Log: a.log.With().Str("component", "history").Logger(),
 	})
-	a.keeper.Attach(a.history)
-	return err
+	if err != nil {
+		return err
+	}
+	a.keeper.Attach(h)
+	a.history.Store(h)
+	close(a.chunksOpen)
+	return h.Run(ctx)
 }
 
 func (a *agent) edgeStore() *journal.JetStream {
@@ -210,7 +224,7 @@ func (a *agent) startBus(context.Context) error {
 		Author: a.id.ID(), Root: a.id.ID(), RootType: point.NodeGateway,
 		State: restored, Complete: a.dir.Clean && err == nil, Dropped: meta.Dropped, Clock: &a.clock, Forget: true,
 		Conn: a.conns[leaf.LOCAL], Interest: a.nats.Interest,
-		History: func() *history.Archive { return a.history },
+		History: a.history.Load,
 		Status:  a.status,
 		OnMerge: func(e *frame.Entry) {
 			a.settings.Changed(e)
@@ -321,8 +335,15 @@ func (a *agent) startServing(context.Context) error {
 	a.bus.Attach(a.out)
 	a.stages.Start("log", a.out.Run)
 	a.stages.Start("snapshots", a.saveOften)
-	a.stages.Start("keeper", a.keeper.Run)
-	a.stages.Start("history", a.history.Run)
+	a.stages.Start("keeper", func(ctx context.Context) error {
+		select {
+		case <-a.chunksOpen:
+			return a.keeper.Run(ctx)
+		case <-ctx.Done():
+			return nil
+		}
+	})
+	a.stages.Start("history", a.runHistory)
 	a.stages.Start("uplink", a.uplink.Run)
 	a.stages.Start("settings", a.settings.Run)
 	return nil
@@ -359,10 +380,15 @@ func (a *agent) status(s *api.Status) {
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), time.Second)
 	defer cancel()
-	s.RemovedPoints += a.history.RemovedPoints()
-	for _, stream := range []jetstream.Stream{a.edge, a.down, a.chunks} {
+	for _, stream := range []jetstream.Stream{a.edge, a.down} {
 		if info, err := stream.Info(ctx); err == nil {
 			s.StoreBytes += info.State.Bytes
+		}
+	}
+	if h := a.history.Load(); h != nil {
+		s.RemovedPoints += h.RemovedPoints()
+		if n, err := h.Bytes(ctx); err == nil {
+			s.StoreBytes += n
 		}
 	}
 	if len(st.Aside) > 0 {

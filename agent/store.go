@@ -30,17 +30,21 @@ func openStore(ctx context.Context, path string) (_ *cli.Stopped, err error) {
 		return nil, err
 	}
 	stages.OnStop(server.Close)
-	if err := server.OpenStore(); err != nil {
+	if err := errors.Join(server.OpenStore(), server.OpenChunks()); err != nil {
 		return nil, err
 	}
-	nc, err := server.Connect(leaf.STORE, "store")
-	if err != nil {
-		return nil, err
+	var stores []jetstream.JetStream
+	for _, account := range []string{leaf.STORE, leaf.CHUNKS} {
+		nc, err := server.Connect(account, "store")
+		if err != nil {
+			return nil, err
+		}
+		stages.OnStop(nc.Close)
+		js, err := jetstream.New(nc)
+		if err != nil {
+			return nil, err
+		}
+		stores = append(stores, js)
 	}
-	stages.OnStop(nc.Close)
-	js, err := jetstream.New(nc)
-	if err != nil {
-		return nil, err
-	}
-	return &cli.Stopped{JS: js, Purpose: func(string) string { return "other" }, Close: stop}, nil
+	return &cli.Stopped{Stores: stores, Purpose: func(string) string { return "other" }, Close: stop}, nil
 }

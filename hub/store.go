@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 
+	"github.com/nats-io/nats.go/jetstream"
+
 	"github.com/sapflow/sapflow/hub/internal/config"
 	"github.com/sapflow/sapflow/hub/internal/cred"
 	"github.com/sapflow/sapflow/hub/internal/fleet"
@@ -37,7 +39,7 @@ func openStore(ctx context.Context, path string) (_ *cli.Stopped, err error) {
 		return nil, err
 	}
 	return &cli.Stopped{
-		JS: h.js, Purpose: purpose, Close: stop,
+		Stores: []jetstream.JetStream{h.js}, Purpose: purpose, Close: stop,
 		Views: func(ctx context.Context, ends map[string]uint64) ([]string, error) {
 			return streams.Check(ctx, h.js, rec.NodeStreams, path, ends[subject.StreamEdge], ends[subject.StreamHub])
 		},

@@ -28,7 +28,7 @@ type OpenStore func(ctx context.Context, dir string) (*Stopped, error)
 
 // Stopped is the store of a stopped instance.
 type Stopped struct {
-	JS jetstream.JetStream
+	Stores []jetstream.JetStream
 	// Purpose tells what a stream that is no log is for.
 	Purpose func(stream string) string
 	// Views returns what is wrong with views; nil has none. ends are the last
@@ -66,6 +66,7 @@ type storedStream struct {
 	Bytes    uint64             `json:"bytes"` // on disk
 	Logs     []*journal.Summary `json:"logs,omitempty"`
 	last     uint64
+	in       jetstream.JetStream
 }
 
 type storedSnapshot struct {
@@ -95,22 +96,24 @@ func (t StoreTarget) read(ctx context.Context, open OpenStore) (r *stored, err e
 	defer func() { err = errors.Join(err, s.Close()) }()
 	r = &stored{Problems: []string{}}
 	ends := map[string]uint64{}
-	list := s.JS.ListStreams(ctx)
-	for info := range list.Info() {
-		name, st := info.Config.Name, info.State
-		stream := storedStream{Name: name, Purpose: purposes[name], Messages: st.Msgs, Bytes: st.Bytes, last: st.LastSeq}
-		switch {
-		case name == subject.StreamHistory:
-			stream.Purpose = "history"
-		case stream.Purpose == "":
-			stream.Purpose = s.Purpose(name)
-		default:
-			ends[name] = st.LastSeq
+	for _, js := range s.Stores {
+		list := js.ListStreams(ctx)
+		for info := range list.Info() {
+			name, st := info.Config.Name, info.State
+			stream := storedStream{Name: name, Purpose: purposes[name], Messages: st.Msgs, Bytes: st.Bytes, last: st.LastSeq, in: js}
+			switch {
+			case name == subject.StreamHistory:
+				stream.Purpose = "history"
+			case stream.Purpose == "":
+				stream.Purpose = s.Purpose(name)
+			default:
+				ends[name] = st.LastSeq
+			}
+			r.Streams = append(r.Streams, stream)
 		}
-		r.Streams = append(r.Streams, stream)
-	}
-	if err := list.Err(); err != nil {
-		return nil, fmt.Errorf("list streams: %w", err)
+		if err := list.Err(); err != nil {
+			return nil, fmt.Errorf("list streams: %w", err)
+		}
 	}
 	if err := r.hidden(t.Data); err != nil {
 		return nil, err
@@ -119,9 +122,9 @@ func (t StoreTarget) read(ctx context.Context, open OpenStore) (r *stored, err e
 		stream := &r.Streams[i]
 		switch {
 		case stream.Name == subject.StreamHistory:
-			err = r.chunks(ctx, s.JS)
+			err = r.chunks(ctx, stream.in)
 		case purposes[stream.Name] != "":
-			err = r.log(ctx, s.JS, stream)
+			err = r.log(ctx, stream.in, stream)
 		}
 		if err != nil {
 			return nil, err

@@ -18,12 +18,13 @@ import (
 	"github.com/sapflow/sapflow/shared/subject"
 )
 
-// History calls visit with each page of what req asks for, in time order.
-// Gaps are the same on every page.
+// History calls visit with each page of what req asks for, in time order. Gaps
+// come with the first page. An instance that is busy, or has not opened its
+// history yet, is waited for.
 func (c *Client) History(ctx context.Context, node string, req api.HistoryRequest, visit func(*api.HistoryReply) error) error {
 	for {
 		var r api.HistoryReply
-		if err := c.askNode(ctx, node, "history", req, &r); err != nil {
+		if err := Retry(ctx, func() error { return c.askNode(ctx, node, "history", req, &r) }); err != nil {
 			return err
 		}
 		if err := visit(&r); err != nil || r.Next == "" {
@@ -41,7 +42,8 @@ type Column struct {
 
 // Columns calls visit with each page of the points that req asks for: series
 // by series, in the order of time. gaps come with the first page. The next page
-// is on its way while visit works, and columns are decoded side by side.
+// is on its way while visit works, and columns are decoded side by side. It
+// waits as History does.
 func (c *Client) Columns(ctx context.Context, node string, req api.HistoryRequest, visit func(columns []Column, gaps []api.Gap) error) error {
 	if err := point.CheckID(node); err != nil {
 		return api.From(err)
@@ -56,7 +58,11 @@ func (c *Client) Columns(ctx context.Context, node string, req api.HistoryReques
 		defer close(pages)
 		req.Format = api.FormatColumns
 		for {
-			p, err := c.columns(ctx, node, req)
+			var p *api.Columns
+			err := Retry(ctx, func() (err error) {
+				p, err = c.columns(ctx, node, req)
+				return err
+			})
 			select {
 			case pages <- page{p, err}:
 			case <-ctx.Done():

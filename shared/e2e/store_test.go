@@ -25,13 +25,13 @@ func openStore(t *testing.T, dataDir string) jetstream.JetStream {
 	if err := os.CopyFS(filepath.Join(dir, "jetstream"), os.DirFS(filepath.Join(dataDir, "jetstream"))); err != nil {
 		t.Fatal(err)
 	}
-	accounts, err := filepath.Glob(filepath.Join(dir, "jetstream", "*"))
-	if err != nil || len(accounts) != 1 {
-		t.Fatalf("streams of %d accounts, %v", len(accounts), err)
+	logs, err := filepath.Glob(filepath.Join(dir, "jetstream", "*", "streams", subject.StreamEdge))
+	if err != nil || len(logs) != 1 {
+		t.Fatalf("logs of %d accounts, %v", len(logs), err)
 	}
 	opts := &server.Options{}
 	config := fmt.Sprintf(`accounts { %q { jetstream: enabled, users: [{user: test, password: test}] } }, no_auth_user: test`,
-		filepath.Base(accounts[0]))
+		filepath.Base(filepath.Dir(filepath.Dir(logs[0]))))
 	if err := opts.ProcessConfigString(config); err != nil {
 		t.Fatal(err)
 	}

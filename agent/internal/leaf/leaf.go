@@ -1,10 +1,11 @@
 // Package leaf owns the gateway's embedded nats-server: the leaf connection to
 // the hub, the JetStream store, and the listener for local programs.
 //
-// Three accounts keep them apart. UPLINK holds the leaf remote and nothing
+// Four accounts keep them apart. UPLINK holds the leaf remote and nothing
 // else, so that no local subscription travels over the radio; STORE holds
-// JetStream, so that no local program can delete the log; LOCAL is where
-// programs connect. UPLINK and STORE are entered in process only. What is said
+// JetStream, so that no local program can delete the log; CHUNKS holds the
+// history of years, which opens later; LOCAL is where programs connect. All but
+// that are entered in process only. What is said
 // on the link belongs to uplink and downlink, who the gateway is to identity,
 // the socket to the hub to carrier.
 package leaf
@@ -32,7 +33,8 @@ import (
 // The accounts of the gateway.
 const (
 	UPLINK = "UPLINK" // the leaf remote; no JetStream
-	STORE  = "STORE"  // JetStream
+	STORE  = "STORE"  // JetStream with the logs
+	CHUNKS = "CHUNKS" // JetStream with history
 	LOCAL  = "LOCAL"  // programs; no JetStream
 )
 
@@ -138,7 +140,7 @@ func Start(ctx context.Context, cfg Config) (*Server, error) {
 func (s *Server) options(cfg Config) (*server.Options, error) {
 	opts := &server.Options{}
 	// The one setting of an account that has no Go name.
-	const accounts = "accounts { UPLINK {}, LOCAL {}, STORE { jetstream: enabled } }"
+	const accounts = "accounts { UPLINK {}, LOCAL {}, STORE { jetstream: enabled }, CHUNKS {} }"
 	if err := opts.ProcessConfigString(accounts); err != nil {
 		return nil, fmt.Errorf("configure accounts: %w", err)
 	}
@@ -256,13 +258,26 @@ func (l lines) Errorf(format string, v ...any) {
 	}
 }
 
-// OpenStore makes JetStream ready, with every message synced.
+// OpenStore makes JetStream ready with the logs, every message synced.
 func (s *Server) OpenStore() error {
 	if err := natslog.Mend(s.store.StoreDir); err != nil {
 		return err
 	}
 	if err := s.ns.EnableJetStream(&s.store); err != nil {
 		return fmt.Errorf("open the store in %s: %w", s.store.StoreDir, err)
+	}
+	return nil
+}
+
+// OpenChunks makes JetStream ready with history, after OpenStore. After a loss
+// of power that may take a minute: the server reads it all.
+func (s *Server) OpenChunks() error {
+	account, err := s.ns.LookupAccount(CHUNKS)
+	if err == nil {
+		err = account.EnableJetStream(nil, nil)
+	}
+	if err != nil {
+		return fmt.Errorf("open history in %s: %w", s.store.StoreDir, err)
 	}
 	return nil
 }

@@ -104,6 +104,45 @@ func stream(t *testing.T, nc *nats.Conn, options ...jetstream.StreamConfig) (jet
 	return js, err
 }
 
+// TestOpenChunks: history opens after the logs, and again with them.
+func TestOpenChunks(t *testing.T) {
+	cfg := leaf.Config{Dir: t.TempDir(), NodeID: "gw-a"}
+	written := func(s *leaf.Server, account string) uint64 {
+		t.Helper()
+		js, err := stream(t, connect(t, s, account), jetstream.StreamConfig{Name: account, Subjects: []string{"data"}})
+		if err != nil {
+			t.Fatalf("JetStream in %s: %v", account, err)
+		}
+		ack, err := js.Publish(t.Context(), "data", []byte("x"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		return ack.Sequence
+	}
+	for n := range uint64(2) {
+		s := start(t, cfg)
+		if got := written(s, leaf.STORE); got != 2*n+1 {
+			t.Errorf("message %d, want %d", got, 2*n+1)
+		}
+		if _, err := stream(t, connect(t, s, leaf.CHUNKS)); !errors.Is(err, jetstream.ErrJetStreamNotEnabledForAccount) {
+			t.Errorf("history before it is opened: %v", err)
+		}
+		if err := s.OpenChunks(); err != nil {
+			t.Fatal(err)
+		}
+		written(s, leaf.CHUNKS)
+		if err := s.ReopenStore(); err != nil {
+			t.Fatal(err)
+		}
+		for _, account := range []string{leaf.STORE, leaf.CHUNKS} {
+			if got := written(s, account); got != 2*n+2 {
+				t.Errorf("%s: message %d after it was opened again, want %d", account, got, 2*n+2)
+			}
+		}
+		s.Close()
+	}
+}
+
 func TestAccounts(t *testing.T) {
 	cfg := leaf.Config{Dir: t.TempDir(), NodeID: "gw-a", Listen: "127.0.0.1:0"}
 	s := start(t, cfg)
@@ -156,7 +195,7 @@ func TestAccounts(t *testing.T) {
 		t.Errorf("the log has %d messages, want 1", n)
 	}
 
-	for _, user := range []string{leaf.STORE, leaf.UPLINK, leaf.LOCAL, "$G", "$SYS"} {
+	for _, user := range []string{leaf.STORE, leaf.CHUNKS, leaf.UPLINK, leaf.LOCAL, "$G", "$SYS"} {
 		if nc, err := nats.Connect("nats://"+s.ListenAddr(), nats.UserInfo(user, "x")); err == nil {
 			nc.Close()
 			t.Errorf("connected as %s", user)

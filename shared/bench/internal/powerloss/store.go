@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"os"
 	"path/filepath"
 	"time"
 
@@ -71,16 +70,13 @@ func (s *store) close() {
 	s.ns.WaitForShutdown()
 }
 
-// openData serves the streams of a stopped instance.
+// openData serves the logs of a stopped instance.
 func openData(dataDir string) (*store, error) {
-	accounts, err := os.ReadDir(filepath.Join(dataDir, server.JetStreamStoreDir))
-	if err != nil {
-		return nil, err
+	logs, err := filepath.Glob(filepath.Join(dataDir, server.JetStreamStoreDir, "*", "streams", subject.StreamEdge))
+	if err != nil || len(logs) != 1 {
+		return nil, fmt.Errorf("%s has logs of %d accounts, %w", dataDir, len(logs), err)
 	}
-	if len(accounts) != 1 {
-		return nil, fmt.Errorf("%s has streams of %d accounts", dataDir, len(accounts))
-	}
-	return openStore(dataDir, accounts[0].Name(), nil)
+	return openStore(dataDir, filepath.Base(filepath.Dir(filepath.Dir(logs[0]))), nil)
 }
 
 // place is where a point stands in a log.
