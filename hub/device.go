@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
+	"slices"
 	"time"
 
 	"github.com/sapflow/sapflow/shared/api"
@@ -116,8 +118,11 @@ func (d deviceShow) Run(ctx context.Context, out *cli.Out) error {
 		if skew := time.Duration(device.ClockSkew * float64(time.Second)); skew != 0 {
 			rows = append(rows, []string{"clock", fmt.Sprintf("wrong by %s, stamps are corrected", skew.Round(time.Second))})
 		}
-		for reason, n := range device.Aside {
-			rows = append(rows, []string{"set aside", fmt.Sprintf("%d points: %s", n, reason)})
+		for _, reason := range slices.Sorted(maps.Keys(device.Aside)) {
+			rows = append(rows, []string{"set aside", fmt.Sprintf("%d points: %s", device.Aside[reason], reason)})
+		}
+		for _, what := range slices.Sorted(maps.Keys(device.Refused)) {
+			rows = append(rows, []string{"refused", fmt.Sprintf("%d times: %s", device.Refused[what], what)})
 		}
 		return out.Table(rows)
 	})

@@ -385,9 +385,10 @@ func (h *hub) startFleet(ctx context.Context) (err error) {
 		Acked: h.meta.Acked, Heads: h.meta.Heads, Chains: h.meta.Chains, Fresh: h.meta.Fresh,
 		Kick: h.nats.KickDevice, Stored: h.bell.Ring, Save: h.save, Log: h.log,
 		Reached: func(id string, at frame.Cursor) { h.keeper.Reached(subject.LogDown(id), at) },
-		Telling: func(id string, at frame.Cursor, f *frame.Frame) error {
-			h.keeper.Telling(subject.LogDown(id), at, f)
-			return h.save()
+		Telling: func(id string, at frame.Cursor, f *frame.Frame) { h.keeper.Telling(subject.LogDown(id), at, f) },
+		Limits: door.Limits{
+			Limits: bus.Limits{Nodes: h.cfg.Limits.Nodes, Series: h.cfg.Limits.Series},
+			Bytes:  h.cfg.Limits.Bytes, Points: h.cfg.Limits.Points,
 		},
 	})
 	devices, err := h.fleet.List(ctx)

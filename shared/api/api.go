@@ -368,5 +368,6 @@ type Device struct {
 	Forecast  uint64         `json:"monthForecast,omitempty"` // of the whole month at that rate
 	ClockSkew float64        `json:"clockSkew,omitempty"`     // seconds its clock is ahead, as it reported last
 	Aside     map[string]int `json:"aside,omitempty"`         // points set aside, by reason
+	Refused   map[string]int `json:"refused,omitempty"`       // what it was refused since the hub started, and how often
 	Link      string         `json:"link,omitempty"`          // what the link says, e.g. a clone
 }

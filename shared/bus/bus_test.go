@@ -433,7 +433,7 @@ func TestJudge(t *testing.T) {
 		for i := range entries {
 			entries[i] = frame.Entry{Point: c.points[i], Author: "gw", At: frame.Cursor{Epoch: 1 << 40, Seq: uint64(i + 1)}}
 		}
-		v := w.bus.Judge("gw", entries)
+		v := w.bus.Judge("gw", entries, bus.Limits{})
 		got := make([]frame.Reason, len(entries))
 		for _, a := range v.Aside {
 			got[a.Seq-1] = a.Reason
@@ -445,7 +445,7 @@ func TestJudge(t *testing.T) {
 			t.Errorf("%s: %d kept and %d set aside of %d", name, len(v.Kept), len(v.Aside), len(entries))
 		}
 	}
-	if w.bus.Judge("gw", nil); w.head(point.Series{Node: "pump", Type: "v", Key: "0"}) != nil {
+	if w.bus.Judge("gw", nil, bus.Limits{}); w.head(point.Series{Node: "pump", Type: "v", Key: "0"}) != nil {
 		t.Error("judging changed the state")
 	}
 	w.bus.View(func(_ *state.State, tr *tree.Tree) {
@@ -453,4 +453,82 @@ func TestJudge(t *testing.T) {
 			t.Error("judging changed the tree")
 		}
 	})
+}
+
+// TestJudgeLimits: what is new beyond the limits is set aside, all else is
+// taken; what was removed counts as long as it is kept, and a node that moved
+// to another gateway counts there.
+func TestJudgeLimits(t *testing.T) {
+	w := start(t)
+	for _, e := range [][3]string{{"root", "gw", "gateway"}, {"root", "gw2", "gateway"}} {
+		if code := w.edge(e[0], e[1], e[2]); code != "" {
+			t.Fatalf("edge %v: %s", e, code)
+		}
+	}
+	now := uint64(time.Now().UnixNano())
+	seq := uint64(0)
+	var limits bus.Limits
+	// send has a gateway author points, and returns how many were taken and the
+	// reasons why others were not.
+	send := func(author string, points ...point.Point) (kept int, reasons []frame.Reason) {
+		f := &frame.Frame{Kind: frame.Log, Now: now + 1000, Epoch: 1 << 40}
+		for _, p := range points {
+			now++
+			seq++
+			p.Time = now
+			f.Entries = append(f.Entries, frame.Entry{Point: p, Author: author, At: frame.Cursor{Epoch: f.Epoch, Seq: seq}})
+		}
+		v := w.bus.Judge(author, f.Entries, limits)
+		f.Entries = v.Kept
+		w.bus.Apply(f)
+		for _, a := range v.Aside {
+			reasons = append(reasons, a.Reason)
+		}
+		return len(v.Kept), reasons
+	}
+	value := func(node, key string) point.Point {
+		return point.Point{Series: point.Series{Node: node, Type: "v", Key: key}, DataType: point.Uint, Data: []byte{1}}
+	}
+	gone := func(up, down string) point.Point {
+		p := point.Edge(up, down, "pump")[1]
+		p.Data = []byte{1}
+		return p
+	}
+	check := func(what string, kept int, reasons []frame.Reason, wantKept, wantAside int) {
+		t.Helper()
+		if kept != wantKept || len(reasons) != wantAside {
+			t.Fatalf("%s: %d taken and %v set aside, want %d and %d", what, kept, reasons, wantKept, wantAside)
+		}
+		for _, r := range reasons {
+			if r != frame.Limit && r != frame.Foreign {
+				t.Fatalf("%s: set aside as %s", what, r)
+			}
+		}
+	}
+
+	limits = bus.Limits{Nodes: 3}
+	var points []point.Point
+	for _, id := range []string{"a", "b", "c", "d"} {
+		points = append(append(points, point.Edge("gw", id, "pump")...), value(id, "0"))
+	}
+	kept, aside := send("gw", points...)
+	check("a fourth node", kept, aside, 9, 3)
+	kept, aside = send("gw", gone("gw", "a"))
+	check("a node is removed", kept, aside, 1, 0)
+	kept, aside = send("gw", point.Edge("gw", "d", "pump")...)
+	check("one that was removed counts", kept, aside, 0, 2)
+	kept, aside = send("gw", gone("gw", "e"))
+	check("so does the end of one that never was", kept, aside, 0, 1)
+	w.must("j", `[{"up":"gw","down":"b","type":"tombstone","dataType":"uint","value":1},{"up":"gw2","down":"b","type":"nodeType","value":"pump"},{"up":"gw2","down":"b","type":"tombstone","dataType":"uint","value":0}]`)
+	kept, aside = send("gw", point.Edge("gw", "d", "pump")...)
+	check("one that moved to another gateway does not", kept, aside, 2, 0)
+
+	limits = bus.Limits{Series: 3}
+	kept, aside = send("gw2", value("b", "0"), value("b", "1"), value("b", "1"), value("b", "2"))
+	check("gw2 holds three series with its edge", kept, aside, 1, 3)
+	limits.Series = 5
+	kept, aside = send("gw2", value("b", "0"), value("b", "1"), value("b", "1"), value("b", "2"), value("b", "3"), value("b", "1"))
+	check("two more", kept, aside, 5, 1)
+	kept, aside = send("gw2", append(point.Edge("gw2", "f", "pump"), value("b", "2"), value("f", "0"))...)
+	check("no new node where no series may be new", kept, aside, 1, 3)
 }

@@ -16,15 +16,22 @@ type Verdict struct {
 	Edges []frame.Entry // points of edges that were set aside and concern the author's subtree
 }
 
+// Limits bound what a gateway may fill the hub's memory with; 0 is no bound.
+type Limits struct {
+	Nodes  int // below it, those included that it has removed
+	Series int // of these nodes and its own
+}
+
 // Judge tells which points of a frame the gateway author may author: those
 // about a node that is below it, or was when the point was taken. Edges of
-// the frame count for the points after them. Nothing is changed; the frame
-// is never refused for what the tree looks like now, so a node that was
-// moved away meanwhile does not block the line.
-func (b *Instance) Judge(author string, entries []frame.Entry) Verdict {
+// the frame count for the points after them. What is new beyond the limits is
+// set aside too. Nothing is changed; the frame is never refused for what the
+// tree looks like now, so a node that was moved away meanwhile does not block
+// the line.
+func (b *Instance) Judge(author string, entries []frame.Entry, limits Limits) Verdict {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	j := judge{Instance: b, author: author, until: map[string]uint64{}, moving: map[string]bool{}}
+	j := judge{Instance: b, author: author, limits: limits, until: map[string]uint64{}, moving: map[string]bool{}}
 	defer j.undo()
 	var v Verdict
 	v.Kept = entries[:0:0]
@@ -51,9 +58,32 @@ func (b *Instance) Judge(author string, entries []frame.Entry) Verdict {
 type judge struct {
 	*Instance
 	author string
+	limits Limits
 	until  map[string]uint64 // cache of below
 	moving map[string]bool   // nodes that were below the author before an edge of this frame
 	old    []tree.Edge
+	filled *filled // what is there; nil until something is new
+}
+
+// filled is how full a gateway's share is, with what its frame has added.
+type filled struct {
+	Limits
+	fresh map[point.Series]bool
+}
+
+// counted returns it. That takes a walk over the nodes, which only frames
+// that bring something new pay for.
+func (j *judge) counted() *filled {
+	if j.filled == nil {
+		j.filled = &filled{fresh: map[point.Series]bool{}}
+		j.filled.Nodes = j.tree.Held(j.author, func(node string) { j.filled.Series += j.state.Count(node) })
+	}
+	return j.filled
+}
+
+// fresh tells whether a series is new, where that matters.
+func (j *judge) fresh(s point.Series) bool {
+	return j.limits.Series > 0 && j.state.Get(s) == nil && !j.counted().fresh[s]
 }
 
 func (j *judge) undo() {
@@ -89,10 +119,20 @@ func (j *judge) reason(p *point.Point) frame.Reason {
 	if until := j.below(p.Holder()); until == 0 || p.Time > until {
 		return frame.Foreign
 	}
-	if !p.IsEdge() || p.Type != point.TypeNodeType && p.Type != point.TypeTombstone {
-		return 0
+	fresh := j.fresh(p.Series)
+	if fresh && j.filled.Series >= j.limits.Series {
+		return frame.Limit
 	}
-	return j.edgeReason(p)
+	if p.IsEdge() && (p.Type == point.TypeNodeType || p.Type == point.TypeTombstone) {
+		if reason := j.edgeReason(p); reason != 0 {
+			return reason
+		}
+	}
+	if fresh {
+		j.filled.fresh[p.Series] = true
+		j.filled.Series++
+	}
+	return 0
 }
 
 func (j *judge) edgeReason(p *point.Point) frame.Reason {
@@ -127,6 +167,13 @@ func (j *judge) edgeReason(p *point.Point) frame.Reason {
 		case err != nil:
 			return frame.Cycle
 		}
+	}
+	if j.limits.Nodes > 0 && !j.tree.Known(p.Node) {
+		c := j.counted()
+		if c.Nodes >= j.limits.Nodes {
+			return frame.Limit
+		}
+		c.Nodes++
 	}
 	if edge != before {
 		j.moving[p.Node] = own

@@ -107,9 +107,10 @@ const (
 	Foreign Reason = 2 // its node is not, and was not then, below the author
 	Nested  Reason = 3 // a gateway below a gateway
 	Cycle   Reason = 4 // an edge that closes a circle
+	Limit   Reason = 5 // a new node or series where there may be no more
 )
 
-var reasonNames = map[Reason]string{Invalid: "invalid", Foreign: "foreign", Nested: "nested_boundary", Cycle: "cycle"}
+var reasonNames = map[Reason]string{Invalid: "invalid", Foreign: "foreign", Nested: "nested_boundary", Cycle: "cycle", Limit: "limit"}
 
 // String returns the code of the reason.
 func (r Reason) String() string {

@@ -547,6 +547,9 @@ func (m *Machine) answered(a Ack) []Action {
 		m.acked = a.Cursor
 		return append([]Action{Acked{m.acked}}, m.pump()...)
 	}
+	if !m.acked.Less(a.Cursor.Cursor) {
+		return m.greet() // nothing moves: not again and again
+	}
 	return m.locate(a.Cursor) // it holds more or less than expected: cut again there
 }
 
@@ -585,7 +588,7 @@ func (m *Machine) arrived(p Parcel) []Action {
 		return nil // a second one before the ack of the first: not of this protocol
 	}
 	if p.Frame == nil {
-		return []Action{m.reply(&p, p.Fault, 0)}
+		return []Action{m.reply(&p, p.Fault, p.Retry)}
 	}
 	if p.Frame.Kind == frame.Heads {
 		m.parcel = &p

@@ -95,7 +95,8 @@ type Parcel struct {
 	Want   bool   // the sender wants the heads of the other end
 	Live   bool   // heads that the log brings as well: the receiver need not keep them
 	Frame  *frame.Frame
-	Fault  Code // why Frame is nil, at the receiver
+	Fault  Code          // why Frame is nil, at the receiver
+	Retry  time.Duration // with Fault Rate: when the frame may come again
 }
 
 const (
@@ -160,6 +161,12 @@ func DecodeParcel(b []byte, s *frame.Session, conn uint32, author string) (Parce
 		p.Frame = f
 	}
 	return p, nil
+}
+
+// putOff reads a parcel, but not its frame, which may come again after a while.
+func putOff(b []byte, wait time.Duration) (Parcel, error) {
+	c, number, _, err := readHead(b)
+	return Parcel{Conn: c, Number: number, Fault: Rate, Retry: wait}, err
 }
 
 // Ack answers a parcel.

@@ -90,11 +90,39 @@ type Config struct {
 	Version uint8
 	// Forks bounds how often the other end can make this one start a new
 	// epoch and repeat its log; nil does not bound it.
-	Forks  *rate.Limiter
+	Forks *rate.Limiter
+	// Limit bounds what the other end may cost this one; nil does not.
+	Limit  Limiter
 	Now    func() uint64 // estimate of hub time, ns
 	Random func() uint64
 	Log    zerolog.Logger
 }
+
+// Limiter bounds what the other end of a link may cost this one.
+type Limiter interface {
+	// Admit is asked before a message is read, and returns how long it has to
+	// wait, 0 to take it now: a frame is answered with that, other messages are
+	// dropped.
+	Admit(verb string, bytes int) time.Duration
+	// Took tells how many points the frame had that was admitted last.
+	Took(points int)
+}
+
+// unlimited takes everything.
+type unlimited struct{}
+
+func (unlimited) Admit(string, int) time.Duration { return 0 }
+func (unlimited) Took(int)                        {}
+
+// Refusal is an error of Store and Merge that tells the other end why, and
+// when to try again. It is not logged: who returns it counts it.
+type Refusal struct {
+	Code  Code
+	Retry time.Duration
+}
+
+// Error names the code.
+func (r Refusal) Error() string { return "refused: " + r.Code.String() }
 
 // Pace is how a line is used.
 type Pace struct {
@@ -149,6 +177,8 @@ type Peer struct {
 	spoke    time.Time     // when a parcel went out last
 	idle     time.Duration // longest silence that the last hello announced
 	behind   bool          // the log holds more than went out last
+	retold   bool          // the last ack asked for names
+	faults   rate.Sometimes
 
 	// Bytes since it is behind: of the log, and of newest values.
 	logBytes, liveBytes int
@@ -194,12 +224,16 @@ func NewPeer(cfg Config) *Peer {
 	if cfg.Spent == nil {
 		cfg.Spent = func(Class, int, int) {}
 	}
+	if cfg.Limit == nil {
+		cfg.Limit = unlimited{}
+	}
 	if cfg.Version == 0 {
 		cfg.Version = frame.Version
 	}
 	p := &Peer{
 		cfg: cfg, machine: NewMachine(cfg.Gateway, cfg.In.Position(), cfg.Acked, cfg.Random),
 		inbox: make(chan message, inboxSize), kick: make(chan struct{}, 1),
+		faults: rate.Sometimes{First: 3, Interval: time.Minute},
 	}
 	p.status.Acked = cfg.Acked
 	p.status.Aside = map[string]int{}
@@ -371,6 +405,9 @@ func (p *Peer) decode(m message) Event {
 	var err error
 	switch m.verb {
 	case subject.Hello:
+		if p.cfg.Limit.Admit(m.verb, len(m.data)) > 0 {
+			return nil
+		}
 		var h Hello
 		if h, err = DecodeHello(m.data); err == nil {
 			p.cfg.Spent(Control, 0, len(m.data))
@@ -390,20 +427,8 @@ func (p *Peer) decode(m message) Event {
 		}
 	case subject.Frame:
 		var q Parcel
-		if q, err = DecodeParcel(m.data, &p.in, p.machine.conn, p.cfg.Author); err == nil {
+		if q, err = p.parcel(m.data); err == nil {
 			p.cfg.Spent(Exchange, 0, len(m.data))
-			if q.Conn != p.machine.conn {
-				ev = Arrived{q}
-				break
-			}
-			if q.Frame != nil && q.Frame.Epoch.Generation() > p.cfg.In.Position().Epoch.Generation()+maxJump {
-				q.Frame, q.Fault = nil, Damaged
-			}
-			if q.Frame == nil {
-				p.cfg.Log.Warn().Stringer("code", q.Fault).Int("bytes", len(m.data)).Msg("frame refused")
-				p.malformed()
-			}
-			p.heard(0)
 			ev = Arrived{q}
 		}
 	case subject.Ack:
@@ -422,6 +447,33 @@ func (p *Peer) decode(m message) Event {
 		p.cfg.Log.Debug().Str("verb", m.verb).Int("bytes", len(m.data)).Msg("message of the link is malformed")
 	}
 	return ev
+}
+
+// parcel reads a parcel of the other end, if it may come now.
+func (p *Peer) parcel(data []byte) (q Parcel, err error) {
+	if wait := p.cfg.Limit.Admit(subject.Frame, len(data)); wait > 0 {
+		p.in.Reset() // as the sender does
+		return putOff(data, wait)
+	}
+	if q, err = DecodeParcel(data, &p.in, p.machine.conn, p.cfg.Author); err != nil || q.Conn != p.machine.conn {
+		return q, err
+	}
+	p.heard(0)
+	if q.Frame != nil && q.Frame.Epoch.Generation() > p.cfg.In.Position().Epoch.Generation()+maxJump {
+		q.Frame, q.Fault = nil, Damaged
+	}
+	switch {
+	case q.Frame != nil:
+		p.cfg.Limit.Took(len(q.Frame.Entries))
+		return q, nil
+	case q.Fault == Damaged || q.Fault == Size: // found out at its end, maybe
+		p.cfg.Limit.Took(frame.MaxPoints)
+	}
+	p.malformed()
+	p.faults.Do(func() {
+		p.cfg.Log.Warn().Stringer("code", q.Fault).Int("bytes", len(data)).Msg("frame refused")
+	})
+	return q, nil
 }
 
 func (p *Peer) malformed() {
@@ -637,6 +689,11 @@ func (p *Peer) answered(a *Ack) {
 		return
 	}
 	p.countAside(a.Aside)
+	if again := a.Code == Series; again && p.retold {
+		a.Code = Damaged // it got all names: what it says does not help
+	} else {
+		p.retold = again
+	}
 	switch p.line.answered(); a.Code {
 	case OK:
 		if p.limit *= 2; p.limit > framePoints {
@@ -738,6 +795,9 @@ func (p *Peer) store(ctx context.Context, f *frame.Frame) Event {
 }
 
 func (p *Peer) failed(err error) Event {
+	if r := (Refusal{}); errors.As(err, &r) {
+		return Stored{In: p.cfg.In.Position(), Code: r.Code, Retry: r.Retry}
+	}
 	p.cfg.Log.Warn().Err(err).Msg("frame not stored")
 	code := Busy
 	if errors.Is(err, journal.ErrDiskFull) {

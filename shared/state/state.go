@@ -126,6 +126,9 @@ func (s *State) Heads(node string) []*frame.Entry {
 	return list
 }
 
+// Count returns how many series a node holds.
+func (s *State) Count(node string) int { return len(s.nodes[node]) }
+
 // Forget drops all that a node holds.
 func (s *State) Forget(node string) {
 	s.count -= len(s.nodes[node])

@@ -167,6 +167,23 @@ func (t *Tree) Ancestors(node string) []string {
 // Subtree returns the node itself and every node below it, each once.
 func (t *Tree) Subtree(node string) []string { return t.walk(node, t.down) }
 
+// Held returns how many nodes are below a node, those included that were and
+// are nowhere else now: what a gateway has made and the hub keeps. visit is
+// called for each of them and for the node itself.
+func (t *Tree) Held(node string, visit func(node string)) (nodes int) {
+	list, seen := []string{node}, map[string]bool{node: true}
+	for i := 0; i < len(list); i++ {
+		visit(list[i])
+		for down, e := range t.down[list[i]] {
+			if !seen[down] && (!e.Removed || !t.Has(down)) {
+				seen[down] = true
+				list = append(list, down)
+			}
+		}
+	}
+	return len(list) - 1
+}
+
 func (t *Tree) walk(node string, edges map[string]map[string]*Edge) []string {
 	list, seen := []string{node}, map[string]bool{node: true}
 	for i := 0; i < len(list); i++ {

@@ -22,6 +22,16 @@ const (
 	DefaultStoreTail     = 1 << 20 // up to 16 MB
 )
 
+// The defaults of what one gateway may do: far above what one does that is at
+// work, below what would take the hub from the others. A backlog comes at the
+// speed of any radio: 100,000 points a second are 1 to 2 Mbit/s.
+const (
+	DefaultMaxBytes  = 2_000_000
+	DefaultMaxPoints = 100_000
+	DefaultMaxNodes  = 2_000
+	DefaultMaxSeries = 200_000
+)
+
 // Config says how a hub runs.
 type Config struct {
 	// Data is the directory of all that the hub stores, required.
@@ -47,6 +57,8 @@ type Config struct {
 	TLSCert, TLSKey string
 	// NodeStreams says how the points of nodes lie in streams.
 	NodeStreams NodeStreams
+	// Limits bound what one gateway may do.
+	Limits Limits
 	// Store says how much is stored.
 	Store cli.StoreConfig
 	// LogLevel is debug, info, warn or error; default info.
@@ -68,6 +80,16 @@ type NodeStreams struct {
 	MaxPerSubject int
 }
 
+// Limits bound what one gateway may do; 0 is no bound.
+type Limits struct {
+	// Bytes and Points are of frames, a second, of which it may save up 10 s;
+	// default 2,000,000 and 100,000.
+	Bytes, Points int
+	// Nodes and Series are below it, those included that it has removed; default
+	// 2,000 and 200,000.
+	Nodes, Series int
+}
+
 // Settings are settings as a person gives them, by flag, environment or file:
 // nil where nothing was said. Its tags are for kong and for YAML.
 type Settings struct {
@@ -79,6 +101,7 @@ type Settings struct {
 	TLSCert       *string             `yaml:"tlsCert" name:"tls-cert" env:"SAPFLOW_TLS_CERT" placeholder:"FILE" help:"Certificate in PEM."`
 	TLSKey        *string             `yaml:"tlsKey" name:"tls-key" env:"SAPFLOW_TLS_KEY" placeholder:"FILE" help:"Key of the certificate in PEM."`
 	NodeStreams   NodeStreamsSettings `yaml:"nodeStreams" embed:"" prefix:"node-streams-"`
+	Limits        LimitsSettings      `yaml:"limits" embed:"" prefix:"limits-"`
 	Store         cli.StoreSettings   `yaml:"store" embed:"" prefix:"store-"`
 	LogLevel      *string             `yaml:"logLevel" env:"SAPFLOW_LOG_LEVEL" placeholder:"info" help:"debug, info, warn or error."`
 }
@@ -87,6 +110,14 @@ type Settings struct {
 type NodeStreamsSettings struct {
 	Layout        *string `yaml:"layout" env:"SAPFLOW_NODE_STREAMS_LAYOUT" placeholder:"node" help:"Of a new hub: node, two streams for every node, shard, a fixed number that nodes share, or none."`
 	MaxPerSubject *int    `yaml:"maxPerSubject" env:"SAPFLOW_NODE_STREAMS_MAX_PER_SUBJECT" placeholder:"1000" help:"Points of each series that the streams of a node keep."`
+}
+
+// LimitsSettings are settings for Limits.
+type LimitsSettings struct {
+	Bytes  *cli.Size `yaml:"bytes" env:"SAPFLOW_LIMITS_BYTES" placeholder:"2MB" help:"What one gateway may send a second, on average over 10 s. 0 is no limit, here and below."`
+	Points *int      `yaml:"points" env:"SAPFLOW_LIMITS_POINTS" placeholder:"100000" help:"Points that one gateway may send a second, on average over 10 s."`
+	Nodes  *int      `yaml:"nodes" env:"SAPFLOW_LIMITS_NODES" placeholder:"2000" help:"Nodes that may be below one gateway, those included that it has removed."`
+	Series *int      `yaml:"series" env:"SAPFLOW_LIMITS_SERIES" placeholder:"200000" help:"Values (node, type and key) that one gateway and the nodes below it may have."`
 }
 
 // Load completes what flags and environment gave with the YAML file at path,
@@ -111,6 +142,12 @@ func (s Settings) Load(path string) (Config, error) {
 			Layout:        cli.First("", s.NodeStreams.Layout, f.NodeStreams.Layout),
 			MaxPerSubject: cli.First(DefaultMaxPerSubject, s.NodeStreams.MaxPerSubject, f.NodeStreams.MaxPerSubject),
 		},
+		Limits: Limits{
+			Bytes:  int(cli.First(DefaultMaxBytes, s.Limits.Bytes, f.Limits.Bytes)),
+			Points: cli.First(DefaultMaxPoints, s.Limits.Points, f.Limits.Points),
+			Nodes:  cli.First(DefaultMaxNodes, s.Limits.Nodes, f.Limits.Nodes),
+			Series: cli.First(DefaultMaxSeries, s.Limits.Series, f.Limits.Series),
+		},
 		LogLevel: cli.First(DefaultLogLevel, s.LogLevel, f.LogLevel),
 	}
 	c.Store = s.Store.Load(f.Store, DefaultStoreTail)
@@ -131,6 +168,24 @@ func (c Config) check() error {
 		return fmt.Errorf("nodeStreams.maxPerSubject is %d, it must be at least 1", c.NodeStreams.MaxPerSubject)
 	}
 	return errors.Join(
-		c.Store.Check(), cli.CheckAddress("http", c.HTTP), cli.CheckAddress("leaf", c.Leaf), cli.CheckAddress("listen", c.Listen),
+		c.Limits.check(), c.Store.Check(), cli.CheckAddress("http", c.HTTP), cli.CheckAddress("leaf", c.Leaf), cli.CheckAddress("listen", c.Listen),
 	)
+}
+
+// A rate is at least what the largest frame takes in 10 s.
+const (
+	leastBytes  = 25_000
+	leastPoints = 4_000
+	maxLimit    = 1_000_000_000
+)
+
+func (l Limits) check() error {
+	for name, v := range map[string]struct{ have, least int }{
+		"bytes": {l.Bytes, leastBytes}, "points": {l.Points, leastPoints}, "nodes": {l.Nodes, 1}, "series": {l.Series, 1},
+	} {
+		if v.have != 0 && v.have < v.least || v.have > maxLimit {
+			return fmt.Errorf("limits.%s is %d, it must be 0, for none, or %d to %d", name, v.have, v.least, maxLimit)
+		}
+	}
+	return nil
 }

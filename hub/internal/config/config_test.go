@@ -44,9 +44,10 @@ func TestDefaults(t *testing.T) {
 	want := config.Config{
 		Data: "d", HTTP: config.DefaultHTTP, Leaf: config.DefaultLeaf, Listen: config.DefaultListen,
 		NodeStreams: config.NodeStreams{MaxPerSubject: config.DefaultMaxPerSubject}, LogLevel: "info",
+		Limits: config.Limits{Bytes: 2_000_000, Points: 100_000, Nodes: 2000, Series: 200_000},
 	}
 	if err != nil || got.Data != want.Data || got.HTTP != want.HTTP || got.Leaf != want.Leaf || got.Listen != want.Listen ||
-		got.ListenGiven || got.NodeStreams != want.NodeStreams || got.LogLevel != want.LogLevel || got.LeafAdvertise != "" {
+		got.ListenGiven || got.NodeStreams != want.NodeStreams || got.Limits != want.Limits || got.LogLevel != want.LogLevel || got.LeafAdvertise != "" {
 		t.Errorf("got %+v, %v, want %+v", got, err, want)
 	}
 }
@@ -63,8 +64,13 @@ leafAdvertise: tls://hub.example.com:443
 nodeStreams:
   layout: shard
   maxPerSubject: 7
+limits:
+  bytes: 1MB
+  points: 9000
+  nodes: 0
+  series: 5
 `
-	got, err := load(t, file, "--http", "127.0.0.1:1", "--node-streams-max-per-subject", "8")
+	got, err := load(t, file, "--http", "127.0.0.1:1", "--node-streams-max-per-subject", "8", "--limits-points", "8000")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -73,6 +79,9 @@ nodeStreams:
 	}
 	if !got.ListenGiven || got.NodeStreams != (config.NodeStreams{Layout: "shard", MaxPerSubject: 8}) || got.LeafAdvertise != "tls://hub.example.com:443" {
 		t.Errorf("got %+v", got)
+	}
+	if want := (config.Limits{Bytes: 1_000_000, Points: 8000, Series: 5}); got.Limits != want {
+		t.Errorf("limits: got %+v, want %+v", got.Limits, want)
 	}
 }
 
@@ -90,6 +99,8 @@ func TestRefused(t *testing.T) {
 		{"", []string{"--data=d", "--http=8080"}, "host:port"},
 		{"", []string{"--data=d", "--tls-cert=c"}, "--tls-key"},
 		{"", []string{"--data=d", "--node-streams-max-per-subject=0"}, "at least 1"},
+		{"", []string{"--data=d", "--limits-points=5"}, "limits.points is 5, it must be 0, for none, or 4000 to"},
+		{"", []string{"--data=d", "--limits-nodes=-1"}, "limits.nodes is -1"},
 		{"nodeStreams:\n  layout: heap\n", []string{"--data=d"}, `"heap", it must be node, shard or none`},
 	} {
 		if _, err := load(t, tc.file, tc.flags...); err == nil || !strings.Contains(err.Error(), tc.want) || strings.Contains(err.Error(), "\n") {

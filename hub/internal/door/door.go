@@ -39,7 +39,12 @@ const (
 // not wait for its acks fills it, and what others send is lost.
 const floodDrops = 1000
 
-// Config says what the door connects. All fields but Log must be set.
+// maxKicks is how many gateways wait to be disconnected; more flood on until
+// their next chance.
+const maxKicks = 64
+
+// Config says what the door connects. All fields but Limits, Refused and
+// Log must be set.
 type Config struct {
 	Conn     *nats.Conn                    // in the gateways' account
 	Instance *bus.Instance                 // the hub's
@@ -54,10 +59,14 @@ type Config struct {
 	Kick     func(id string)               // closes a gateway's connection
 	Stored   func()                        // a frame was stored and applied
 	Save     func() error                  // writes a snapshot
+	Limits   Limits                        // of each gateway; may be zero: no bounds
+	// Refused is told that a gateway was refused something, at the first time
+	// and then at most once a minute, with how often since; may be nil.
+	Refused func(id, what string, n int)
 	// Reached is told where a gateway stands in its DOWN log, and Telling that it
-	// is about to be told of a gap there before a frame; its error puts that off.
+	// is about to be told of a gap there before a frame, which a snapshot keeps.
 	Reached func(id string, at frame.Cursor)
-	Telling func(id string, at frame.Cursor, f *frame.Frame) error
+	Telling func(id string, at frame.Cursor, f *frame.Frame)
 	Log     zerolog.Logger
 }
 
@@ -65,6 +74,9 @@ type Config struct {
 type Door struct {
 	cfg Config
 	log zerolog.Logger
+
+	saver *saver
+	kicks chan string // gateways to disconnect; bounded: who floods on is here again soon
 
 	mu      sync.Mutex
 	gates   map[string]*Gate
@@ -82,20 +94,26 @@ type Gate struct {
 	peer *link.Peer
 	stop context.CancelFunc
 
+	limit *limiter
+
 	// Of receive alone.
 	dropped int            // messages without room
 	floods  rate.Sometimes // for the log
 
-	mu    sync.Mutex
-	heads []string // nodes whose heads the gateway still lacks
-	sent  []string // those that are being sent
-	acked frame.Position
-	hello frame.Position // end of the gateway's log as it said
+	mu      sync.Mutex
+	refused map[string]*tally // by what
+	heads   []string          // nodes whose heads the gateway still lacks
+	sent    []string          // those that are being sent
+	acked   frame.Position
+	hello   frame.Position // end of the gateway's log as it said
 }
 
 // New returns a door without gates.
 func New(cfg Config) *Door {
-	return &Door{cfg: cfg, log: cfg.Log.With().Str("component", "door").Logger(), gates: map[string]*Gate{}}
+	return &Door{
+		cfg: cfg, log: cfg.Log.With().Str("component", "door").Logger(), gates: map[string]*Gate{},
+		saver: newSaver(cfg.Save), kicks: make(chan string, maxKicks),
+	}
 }
 
 // Run receives from gateways until ctx ends. Gates run from Admit to Run's
@@ -115,10 +133,16 @@ func (d *Door) Run(ctx context.Context, ready func()) error {
 		return fmt.Errorf("subscribe for gateways: %w", err)
 	}
 	ready()
-	<-ctx.Done()
-	_ = sub.Unsubscribe()
-	d.group.Wait()
-	return nil
+	for {
+		select {
+		case id := <-d.kicks: // not by receive, which all wait for
+			d.cfg.Kick(id)
+		case <-ctx.Done():
+			_ = sub.Unsubscribe()
+			d.group.Wait()
+			return nil
+		}
+	}
 }
 
 // receive hands a message to its gate. It is called by the client library, in
@@ -143,12 +167,56 @@ func (d *Door) receive(m *nats.Msg) {
 	if g.peer.Deliver(verb, m.Data) {
 		return
 	}
+	d.count(g, refusedDropped)
 	if g.dropped++; g.dropped%floodDrops == 0 {
 		g.floods.Do(func() {
 			d.log.Warn().Str("node_id", id).Int("dropped", g.dropped).Msg("gateway floods, connection closed")
 		})
-		d.cfg.Kick(id)
+		select {
+		case d.kicks <- id:
+			d.count(g, refusedFlood)
+		default:
+		}
 	}
+}
+
+// tally counts what a gateway was refused.
+type tally struct {
+	count int
+	told  int       // of them, to Refused
+	at    time.Time // when
+}
+
+// tellEvery is how often one thing that a gateway is refused is told.
+const tellEvery = time.Minute
+
+func (d *Door) count(g *Gate, what string) {
+	g.mu.Lock()
+	t := g.refused[what]
+	if t == nil {
+		t = &tally{}
+		g.refused[what] = t
+	}
+	t.count++
+	n := 0
+	if now := time.Now(); now.Sub(t.at) >= tellEvery {
+		n = t.count - t.told
+		t.told, t.at = t.count, now
+	}
+	g.mu.Unlock()
+	if n > 0 && d.cfg.Refused != nil {
+		d.cfg.Refused(g.id, what, n)
+	}
+}
+
+// Count counts that a gateway was refused something elsewhere, and tells
+// whether it is known.
+func (d *Door) Count(id, what string) bool {
+	g := d.Gate(id)
+	if g != nil {
+		d.count(g, what)
+	}
+	return g != nil
 }
 
 // Admit opens the gate of a gateway.
@@ -161,7 +229,11 @@ func (d *Door) Admit(ctx context.Context, id string) (*Gate, error) {
 	if g := d.gates[id]; g != nil {
 		return g, nil
 	}
-	g := &Gate{id: id, heads: d.cfg.Heads[id], acked: d.cfg.Acked[id], floods: rate.Sometimes{Interval: time.Minute}}
+	g := &Gate{
+		id: id, heads: d.cfg.Heads[id], acked: d.cfg.Acked[id],
+		floods: rate.Sometimes{Interval: time.Minute}, refused: map[string]*tally{},
+	}
+	g.limit = newLimiter(d.cfg.Limits, func(what string) { d.count(g, what) })
 	var err error
 	if g.in, err = journal.OpenReplica(ctx, d.cfg.Edge(id)); err != nil {
 		return nil, fmt.Errorf("admit gateway %s: %w", id, err)
@@ -178,17 +250,21 @@ func (d *Door) Admit(ctx context.Context, id string) (*Gate, error) {
 		Out: g.Down, In: g.in, Author: id, Acked: g.acked,
 		Send:      func(verb string, data []byte) error { return d.cfg.Conn.Publish(subject.ToGateway(id, verb), data) },
 		Store:     func(ctx context.Context, f *frame.Frame) ([]link.AsideCount, error) { return d.store(ctx, g, f) },
-		Merge:     func(_ context.Context, f *frame.Frame, live bool) error { return d.merge(g, f, live) },
+		Merge:     func(ctx context.Context, f *frame.Frame, live bool) error { return d.merge(ctx, g, f, live) },
 		Heads:     func(ctx context.Context, all bool) ([]frame.Entry, error) { return d.heads(ctx, g, all) },
 		HeadsSent: g.headsSent,
 		Cut:       func() { d.cfg.Kick(id) },
 		Forks:     rate.NewLimiter(rate.Every(forkEvery), forkBurst),
+		Limit:     g.limit,
 		OnAcked: func(pos frame.Position) {
 			g.setAcked(pos)
 			d.cfg.Reached(id, pos.Cursor)
 		},
-		OnGap: func(at frame.Cursor, f *frame.Frame) error { return d.cfg.Telling(id, at, f) },
-		Now:   d.cfg.Clock.Now, Random: journal.RandomBits, Log: log,
+		OnGap: func(at frame.Cursor, f *frame.Frame) error {
+			d.cfg.Telling(id, at, f)
+			return d.saver.Save(d.ctx)
+		},
+		Now: d.cfg.Clock.Now, Random: journal.RandomBits, Log: log,
 	})
 	if len(g.heads) > 0 {
 		g.peer.SendHeads()
@@ -271,7 +347,7 @@ func (d *Door) store(ctx context.Context, g *Gate, f *frame.Frame) ([]link.Aside
 	if f.Kind != frame.Log || len(f.Aside) > 0 || len(f.Entries) > frame.MaxPoints || !f.Verify() {
 		return nil, errors.New("frame is not what a gateway sends")
 	}
-	v := d.cfg.Instance.Judge(g.id, f.Entries)
+	v := d.cfg.Instance.Judge(g.id, f.Entries, d.cfg.Limits.Limits)
 	kept := *f
 	kept.Entries, kept.Aside = v.Kept, v.Aside
 	applied := d.cfg.Instance.Storing(subject.StreamEdge)
@@ -292,6 +368,7 @@ func (d *Door) correct(g *Gate, v *bus.Verdict) {
 	if len(v.Edges) == 0 {
 		return
 	}
+	g.limit.corrected(len(v.Edges))
 	if err := d.cfg.Instance.Correct(v.Edges); err != nil {
 		d.log.Warn().Err(err).Str("node_id", g.id).Msg("edge not corrected")
 	}
@@ -312,23 +389,34 @@ func count(aside []frame.Aside) []link.AsideCount {
 
 // merge takes the winners that a gateway holds. They are in no log here, so a
 // snapshot makes them durable before the ack; live ones the log brings later.
-func (d *Door) merge(g *Gate, f *frame.Frame, live bool) error {
+func (d *Door) merge(ctx context.Context, g *Gate, f *frame.Frame, live bool) error {
 	if len(f.Entries) > frame.MaxPoints {
 		return errors.New("frame is not what a gateway sends")
 	}
-	v := d.cfg.Instance.Judge(g.id, f.Entries)
+	if !live {
+		if err := g.limit.save(); err != nil {
+			return err
+		}
+	}
+	v := d.cfg.Instance.Judge(g.id, f.Entries, d.cfg.Limits.Limits)
 	kept := *f
 	kept.Entries = v.Kept
 	if d.cfg.Instance.Apply(&kept); live {
 		return nil // the log brings all of it, and is what gets answers
 	}
 	d.correct(g, &v)
-	return d.cfg.Save()
+	return d.saver.Save(ctx)
 }
+
+var errHeads = errors.New("asked for too often")
 
 // heads returns what the gateway should have: all of its subtree, or what came
 // below it.
 func (d *Door) heads(ctx context.Context, g *Gate, all bool) ([]frame.Entry, error) {
+	if !g.limit.heads.Allow() {
+		d.count(g, refusedHeads)
+		return nil, errHeads
+	}
 	g.mu.Lock()
 	g.sent, g.heads = append(g.sent, g.heads...), nil
 	nodes := slices.Clone(g.sent)
@@ -369,19 +457,27 @@ type Info struct {
 	Link      link.Status
 	LagPoints uint64 // points that one end has and the other has not acked
 	LastSeen  time.Time
+	Refused   map[string]int // what the gateway was refused since the start, and how often
 }
 
 // Info returns what the gate knows.
 func (g *Gate) Info() Info {
 	g.mu.Lock()
 	acked, hello := g.acked, g.hello
+	refused := make(map[string]int, len(g.refused))
+	for what, t := range g.refused {
+		refused[what] = t.count
+	}
 	g.mu.Unlock()
 	s := g.peer.Status()
+	if s.Malformed > 0 {
+		refused[refusedMalformed] = s.Malformed
+	}
 	lag := g.Down.Lag(acked)
 	if in := g.in.Position(); hello.Epoch == in.Epoch && hello.Seq > in.Seq {
 		lag += hello.Seq - in.Seq
 	} else if in.Cursor.Less(hello.Cursor) && hello.Epoch != in.Epoch {
 		lag += hello.Seq
 	}
-	return Info{Link: s, LagPoints: lag, LastSeen: s.LastHeard}
+	return Info{Link: s, LagPoints: lag, LastSeen: s.LastHeard, Refused: refused}
 }

@@ -117,11 +117,8 @@ func (h *hub) start() {
 		Acked: meta.Acked, Heads: meta.Heads, Chains: meta.Chains, Fresh: meta.Fresh,
 		Kick: func(string) {}, Stored: func() {}, Save: save,
 		Reached: func(id string, at frame.Cursor) { keeper.Reached(subject.LogDown(id), at) },
-		Telling: func(id string, at frame.Cursor, f *frame.Frame) error {
-			keeper.Telling(subject.LogDown(id), at, f)
-			return save()
-		},
-		Log: zerolog.New(zerolog.NewTestWriter(h.T)),
+		Telling: func(id string, at frame.Cursor, f *frame.Frame) { keeper.Telling(subject.LogDown(id), at, f) },
+		Log:     zerolog.New(zerolog.NewTestWriter(h.T)),
 	})
 	if h.gate, err = d.Admit(h.Context(), gw); err != nil {
 		h.Fatal(err)

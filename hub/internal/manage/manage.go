@@ -230,6 +230,7 @@ func (s *Service) device(d fleet.Device) api.Device {
 	if g := s.cfg.Door.Gate(d.ID); g != nil {
 		info := g.Info()
 		out.LagPoints, out.Aside, out.Link = info.LagPoints, info.Link.Aside, info.Link.Phase.String()
+		out.Refused = info.Refused
 		if !info.LastSeen.IsZero() {
 			out.Late = out.Online && info.Link.Idle > 0 && time.Since(info.LastSeen) > 2*info.Link.Idle
 			out.LastSeen = info.LastSeen.UTC().Format(time.RFC3339Nano)
