@@ -11,6 +11,7 @@ import (
 	"net/http"
 	"os"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/nats-io/nats.go"
@@ -41,6 +42,9 @@ import (
 // snapshotEvery is how often state is written besides at a stop: it bounds
 // how much of the logs a start after a crash reads.
 const snapshotEvery = 5 * time.Minute
+
+// overhearEvery is how often the subscriptions of gateways are looked at.
+const overhearEvery = 5 * time.Second
 
 // commitEvery is how long a write that asked for no reply may wait.
 const commitEvery = time.Second
@@ -386,6 +390,7 @@ func (h *hub) startFleet(ctx context.Context) (err error) {
 		Kick: h.nats.KickDevice, Stored: h.bell.Ring, Save: h.save, Log: h.log,
 		Reached: func(id string, at frame.Cursor) { h.keeper.Reached(subject.LogDown(id), at) },
 		Telling: func(id string, at frame.Cursor, f *frame.Frame) { h.keeper.Telling(subject.LogDown(id), at, f) },
+		Refused: h.refused,
 		Limits: door.Limits{
 			Limits: bus.Limits{Nodes: h.cfg.Limits.Nodes, Series: h.cfg.Limits.Series},
 			Bytes:  h.cfg.Limits.Bytes, Points: h.cfg.Limits.Points,
@@ -452,12 +457,48 @@ func (h *hub) startDoor(ctx context.Context) error {
 	case <-ctx.Done():
 		return context.Cause(ctx)
 	}
+	stop, err := h.nats.Watch(h.leafEvent)
+	if err != nil {
+		return err
+	}
+	h.stages.OnStop(stop)
+	h.stages.Start("leafs", func(ctx context.Context) error {
+		return daemon.Every(ctx, overhearEvery, nil, func() { h.nats.Overhearing(h.leafEvent) })
+	})
 	h.stages.Start("bus", h.bus.Serve)
 	h.stages.Start("manage", manage.New(manage.Config{
 		Conn: h.conns[cred.PEOPLE], Root: h.root, Registry: h.fleet, Instance: h.bus, Door: h.door,
 		Enroll: h.enrollLine, Online: h.online, Log: h.log.With().Str("component", "manage").Logger(),
 	}).Run)
 	return nil
+}
+
+// leafEvent counts what the server refused, by gateway where it knows which.
+func (h *hub) leafEvent(e natsd.Event) {
+	if e.What == natsd.Opened && h.foreignName(e) {
+		e.What = "name"
+		h.nats.Kick(e.CID)
+	}
+	if e.Refused() && (e.ID == "" || !h.door.Count(e.ID, e.What)) {
+		h.bus.Count("leaf_refused_"+e.What, 1)
+	}
+}
+
+// foreignName tells whether a gateway calls itself as another does: of two
+// with one name the server drops the first. What they add to their id nobody
+// else knows, so this finds those who try.
+func (h *hub) foreignName(e natsd.Event) bool {
+	id := e.ServerName
+	if i := strings.LastIndexByte(id, '-'); i >= 0 && h.door.Gate(id) == nil {
+		id = id[:i]
+	}
+	return id != e.ID && h.door.Gate(id) != nil
+}
+
+// refused is told what gateways are refused, once a minute at most for each
+// gateway and thing.
+func (h *hub) refused(id, what string, n int) {
+	h.log.Warn().Str("node_id", id).Str("what", what).Int("times", n).Msg("gateway refused")
 }
 
 func (h *hub) online(id string) bool {

@@ -12,8 +12,6 @@ import (
 	"testing"
 	"time"
 
-	"github.com/nats-io/nats-server/v2/server"
-	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nkeys"
 
 	"github.com/sapflow/sapflow/shared/api"
@@ -29,9 +27,16 @@ import (
 // with a fault, or a hostile one, may send.
 type rawGateway struct {
 	t     *testing.T
+	hub   *hub
 	id    string
-	nc    *nats.Conn
+	key   nkeys.KeyPair
+	jwt   string
+	addr  string        // where the hub listens for gateways
 	ahead time.Duration // of its clock
+
+	line    sync.Mutex
+	leaf    *natstest.Leaf
+	foreign []string // messages that are not for it, which it heard all the same
 
 	hellos  chan link.Hello
 	acks    chan link.Ack
@@ -83,8 +88,10 @@ func newUser(t *testing.T) nkeys.KeyPair {
 }
 
 // addRawGateway adds, enrols and connects one.
-func (h *hub) addRawGateway(name string) *rawGateway {
-	t := h.t
+func (h *hub) addRawGateway(name string) *rawGateway { return h.addRawGatewayOf(h.t, name) }
+
+// addRawGatewayOf adds one that lives as long as a test of this hub.
+func (h *hub) addRawGatewayOf(t *testing.T, name string) *rawGateway {
 	t.Helper()
 	token, err := h.client.DeviceAdd(t.Context(), api.DeviceAdd{Name: name})
 	if err != nil {
@@ -104,42 +111,94 @@ func (h *hub) addRawGateway(name string) *rawGateway {
 	if err != nil {
 		t.Fatal(err)
 	}
-	opts := &server.Options{ServerName: reply.ID + "-raw"}
-	if err := opts.ProcessConfigString(`accounts { UPLINK { users: [{user: test, password: test}] } }, no_auth_user: test`); err != nil {
-		t.Fatal(err)
-	}
-	opts.LeafNode.ReconnectInterval = 100 * time.Millisecond
-	opts.LeafNode.Remotes = []*server.RemoteLeafOpts{{
-		LocalAccount: "UPLINK", URLs: []*url.URL{u}, IgnoreDiscoveredServers: true,
-		SignatureCB: func(nonce []byte) (string, []byte, error) {
-			signature, err := key.Sign(nonce)
-			return reply.JWT, signature, err
-		},
-	}}
 	r := &rawGateway{
-		t: t, id: reply.ID, state: state.New(), tail: frame.Position{Cursor: frame.Cursor{Epoch: frame.Epoch(0).Next(rand.Uint64())}},
+		t: t, hub: h, id: reply.ID, key: key, jwt: reply.JWT, addr: u.Host,
+		state: state.New(), tail: frame.Position{Cursor: frame.Cursor{Epoch: frame.Epoch(0).Next(rand.Uint64())}},
 		hellos: make(chan link.Hello, 100), acks: make(chan link.Ack, 100),
 	}
-	r.nc = natstest.Connect(t, natstest.Server(t, opts))
-	if _, err := r.nc.Subscribe(subject.ToGateway(r.id, "*"), r.receive); err != nil {
+	t.Cleanup(func() {
+		if l := r.current(); l != nil {
+			l.Close()
+		}
+	})
+	if err := r.dial(); err != nil {
 		t.Fatal(err)
 	}
 	return r
 }
 
+// credential is what it connects with.
+func (r *rawGateway) credential() natstest.LeafConfig {
+	return natstest.LeafConfig{
+		Addr: r.addr, JWT: r.jwt, Sign: r.key.Sign, Message: r.receive,
+		Connect: map[string]any{"name": r.id + "-raw"},
+	}
+}
+
+// dial connects, in place of the connection that there was.
+func (r *rawGateway) dial() error {
+	leaf, err := natstest.DialLeaf(r.t.Context(), r.credential())
+	if err != nil {
+		return err
+	}
+	if err := leaf.Subscribe(subject.ToGateway(r.id, "*")); err != nil {
+		return err
+	}
+	r.line.Lock()
+	old := r.leaf
+	r.leaf = leaf
+	r.line.Unlock()
+	if old != nil {
+		old.Close()
+	}
+	return nil
+}
+
+func (r *rawGateway) current() *natstest.Leaf {
+	r.line.Lock()
+	defer r.line.Unlock()
+	return r.leaf
+}
+
+// connected connects again if the hub has hung up.
+func (r *rawGateway) connected() *natstest.Leaf {
+	r.t.Helper()
+	l := r.current()
+	select {
+	case <-l.Done():
+		eventually(r.t, "the hub lets a gateway in again", func() bool { return r.dial() == nil })
+		return r.current()
+	default:
+		return l
+	}
+}
+
 // receive takes what the hub sends, and acks its frames.
-func (r *rawGateway) receive(m *nats.Msg) {
-	switch m.Subject {
+func (r *rawGateway) receive(subj, _ string, data []byte) {
+	switch subj {
+	default:
+		r.mu.Lock()
+		defer r.mu.Unlock()
+		r.foreign = append(r.foreign, subj)
 	case subject.ToGateway(r.id, subject.Hello):
-		if h, err := link.DecodeHello(m.Data); err == nil {
-			r.hellos <- h
+		if h, err := link.DecodeHello(data); err == nil {
+			select {
+			case r.hellos <- h:
+			default: // nobody asks
+			}
 		}
 	case subject.ToGateway(r.id, subject.Ack):
-		if a, err := link.DecodeAck(m.Data); err == nil {
-			r.acks <- a
+		if a, err := link.DecodeAck(data); err == nil {
+			select {
+			case r.acks <- a:
+			default:
+			}
 		}
 	case subject.ToGateway(r.id, subject.Frame):
-		q, err := link.DecodeParcel(m.Data, &r.session, r.conn, state.Hub)
+		r.mu.Lock()
+		conn := r.conn
+		r.mu.Unlock()
+		q, err := link.DecodeParcel(data, &r.session, conn, state.Hub)
 		if err != nil || q.Frame == nil {
 			return
 		}
@@ -154,7 +213,7 @@ func (r *rawGateway) receive(m *nats.Msg) {
 		}
 		ack := link.Ack{Conn: q.Conn, Number: q.Number, Cursor: r.in, Time: now()}
 		r.mu.Unlock()
-		_ = r.nc.Publish(subject.FromGateway(r.id, subject.Ack), ack.Encode())
+		_ = r.current().Publish(subject.FromGateway(r.id, subject.Ack), ack.Encode())
 	}
 }
 
@@ -168,7 +227,9 @@ func (r *rawGateway) get(s point.Series) *frame.Entry {
 // hello opens a session.
 func (r *rawGateway) hello() link.Hello {
 	r.t.Helper()
+	r.mu.Lock()
 	r.conn, r.number = rand.Uint32()|1, 0
+	r.mu.Unlock()
 	var answer link.Hello
 	again := time.NewTicker(time.Second)
 	defer again.Stop()
@@ -189,7 +250,7 @@ func (r *rawGateway) hello() link.Hello {
 				if answer.Conn == r.conn {
 					return true
 				}
-			case <-again.C: // the first ones go nowhere until the leaf is up
+			case <-again.C: // the hub takes one a second
 				greet()
 			default:
 				return false
@@ -203,7 +264,7 @@ func (r *rawGateway) clock() uint64 { return point.Nanos(time.Now().Add(r.ahead)
 
 func (r *rawGateway) publish(subj string, data []byte) {
 	r.t.Helper()
-	if err := r.nc.Publish(subj, data); err != nil {
+	if err := r.connected().Publish(subj, data); err != nil {
 		r.t.Fatal(err)
 	}
 }

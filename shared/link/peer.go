@@ -3,6 +3,7 @@ package link
 import (
 	"context"
 	"errors"
+	"maps"
 	"slices"
 	"sync"
 	"time"
@@ -114,7 +115,7 @@ type unlimited struct{}
 func (unlimited) Admit(string, int) time.Duration { return 0 }
 func (unlimited) Took(int)                        {}
 
-// Refusal is an error of Store and Merge that tells the other end why, and
+// Refusal is an error of Store, Merge and Heads that tells the other end why, and
 // when to try again. It is not logged: who returns it counts it.
 type Refusal struct {
 	Code  Code
@@ -205,6 +206,7 @@ type Status struct {
 	LastHeard time.Time      // of the last message that made sense
 	Idle      time.Duration  // longest silence that the other end announced
 	Aside     map[string]int // points set aside here or at the other end
+	Refused   map[string]int // frames of the other end that were refused for themselves, by code
 	Dropped   int            // messages that found the inbox full
 	Malformed int            // messages that could not be read
 	Hellos    int            // sessions opened
@@ -236,7 +238,7 @@ func NewPeer(cfg Config) *Peer {
 		faults: rate.Sometimes{First: 3, Interval: time.Minute},
 	}
 	p.status.Acked = cfg.Acked
-	p.status.Aside = map[string]int{}
+	p.status.Aside, p.status.Refused = map[string]int{}, map[string]int{}
 	return p
 }
 
@@ -303,10 +305,7 @@ func (p *Peer) Status() Status {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	s := p.status
-	s.Aside = make(map[string]int, len(p.status.Aside))
-	for k, n := range p.status.Aside {
-		s.Aside[k] = n
-	}
+	s.Aside, s.Refused = maps.Clone(s.Aside), maps.Clone(s.Refused)
 	return s
 }
 
@@ -469,7 +468,6 @@ func (p *Peer) parcel(data []byte) (q Parcel, err error) {
 	case q.Fault == Damaged || q.Fault == Size: // found out at its end, maybe
 		p.cfg.Limit.Took(frame.MaxPoints)
 	}
-	p.malformed()
 	p.faults.Do(func() {
 		p.cfg.Log.Warn().Stringer("code", q.Fault).Int("bytes", len(data)).Msg("frame refused")
 	})
@@ -494,6 +492,16 @@ func (p *Peer) heard(hubTime uint64) {
 	p.mu.Unlock()
 	if hubTime != 0 && p.cfg.OnTime != nil {
 		p.cfg.OnTime(hubTime)
+	}
+}
+
+// countRefusal counts what the other end was told was wrong with a frame.
+func (p *Peer) countRefusal(c Code) {
+	switch c {
+	case Gap, Superseded, Damaged, Version, Size, Series:
+		p.mu.Lock()
+		defer p.mu.Unlock()
+		p.status.Refused[c.String()]++
 	}
 }
 
@@ -538,6 +546,7 @@ func (p *Peer) do(ctx context.Context, a Action) Event {
 	case Send:
 		return p.sendParcel(&a.Parcel)
 	case Reply:
+		p.countRefusal(a.Ack.Code)
 		a.Ack.Time, a.Ack.Newest = p.cfg.Now(), p.cfg.Out.Tail().Seq
 		data := a.Ack.Encode()
 		p.cfg.Spent(Control, len(data), 0)
@@ -772,7 +781,9 @@ func (p *Peer) gather(ctx context.Context, first, all bool) Event {
 	if first {
 		var err error
 		if p.gathered, err = p.cfg.Heads(ctx, all); err != nil {
-			p.cfg.Log.Warn().Err(err).Msg("heads not sent, trying again")
+			if r := (Refusal{}); !errors.As(err, &r) {
+				p.cfg.Log.Warn().Err(err).Msg("heads not sent, trying again")
+			}
 			return Gathered{Err: err}
 		}
 	}

@@ -11,6 +11,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
 	"sync"
 	"time"
@@ -129,6 +130,12 @@ func (d *Door) Run(ctx context.Context, ready func()) error {
 	if err != nil {
 		return fmt.Errorf("subscribe for gateways: %w", err)
 	}
+	// The server lets these pass whatever a gateway's rights are. Nothing here
+	// hears them but this, which counts.
+	acks, err := d.cfg.Conn.Subscribe("$JS.ACK.>", func(*nats.Msg) { d.refuse() })
+	if err != nil {
+		return fmt.Errorf("subscribe for gateways: %w", err)
+	}
 	if err := d.cfg.Conn.Flush(); err != nil {
 		return fmt.Errorf("subscribe for gateways: %w", err)
 	}
@@ -138,7 +145,7 @@ func (d *Door) Run(ctx context.Context, ready func()) error {
 		case id := <-d.kicks: // not by receive, which all wait for
 			d.cfg.Kick(id)
 		case <-ctx.Done():
-			_ = sub.Unsubscribe()
+			_, _ = sub.Unsubscribe(), acks.Unsubscribe()
 			d.group.Wait()
 			return nil
 		}
@@ -151,12 +158,17 @@ func (d *Door) receive(m *nats.Msg) {
 	id, verb, ok := subject.ParseFrom(m.Subject)
 	d.mu.Lock()
 	g := d.gates[id]
+	d.mu.Unlock()
 	if !ok || g == nil {
-		d.refused++
-		d.mu.Unlock()
+		d.refuse()
 		return
 	}
-	d.mu.Unlock()
+	if m.Reply != "" {
+		d.count(g, refusedReply)
+	}
+	if len(m.Header) > 0 {
+		d.count(g, refusedHeader)
+	}
 	if verb == subject.Hello {
 		if h, err := link.DecodeHello(m.Data); err == nil {
 			g.mu.Lock()
@@ -178,6 +190,13 @@ func (d *Door) receive(m *nats.Msg) {
 		default:
 		}
 	}
+}
+
+// refuse counts a message of nobody who may say it.
+func (d *Door) refuse() {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.refused++
 }
 
 // tally counts what a gateway was refused.
@@ -315,7 +334,8 @@ func (d *Door) Acked(id string) frame.Cursor {
 	return g.acked.Cursor
 }
 
-// Refused returns how many messages came from gateways not admitted.
+// Refused returns how many messages came from gateways not admitted, or are
+// none that a gateway sends.
 func (d *Door) Refused() int {
 	d.mu.Lock()
 	defer d.mu.Unlock()
@@ -408,14 +428,12 @@ func (d *Door) merge(ctx context.Context, g *Gate, f *frame.Frame, live bool) er
 	return d.saver.Save(ctx)
 }
 
-var errHeads = errors.New("asked for too often")
-
 // heads returns what the gateway should have: all of its subtree, or what came
 // below it.
 func (d *Door) heads(ctx context.Context, g *Gate, all bool) ([]frame.Entry, error) {
 	if !g.limit.heads.Allow() {
 		d.count(g, refusedHeads)
-		return nil, errHeads
+		return nil, link.Refusal{Code: link.Rate}
 	}
 	g.mu.Lock()
 	g.sent, g.heads = append(g.sent, g.heads...), nil
@@ -470,6 +488,7 @@ func (g *Gate) Info() Info {
 	}
 	g.mu.Unlock()
 	s := g.peer.Status()
+	maps.Copy(refused, s.Refused)
 	if s.Malformed > 0 {
 		refused[refusedMalformed] = s.Malformed
 	}

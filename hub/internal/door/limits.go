@@ -50,6 +50,8 @@ const (
 	refusedHeads   = "heads"   // so did a wish for winners
 	refusedDropped = "dropped" // a message found no room: sent without waiting for acks
 	refusedFlood   = "flood"   // a connection was closed for that
+	refusedReply   = "reply"   // a reply subject was ignored
+	refusedHeader  = "header"  // headers were
 	// refusedMalformed is a message that is none of the link, or a frame that
 	// cannot be read.
 	refusedMalformed = "malformed"

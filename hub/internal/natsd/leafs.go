@@ -1,8 +1,11 @@
 package natsd
 
 import (
+	"cmp"
 	"net"
+	"slices"
 	"strconv"
+	"strings"
 
 	"github.com/nats-io/jwt/v2"
 	"github.com/nats-io/nats-server/v2/server"
@@ -22,24 +25,36 @@ type LeafInfo struct {
 	OutBytes   int64  // message bytes to the gateway in this connection
 }
 
+// identity is who a connection is of.
+type identity struct{ id, publicKey string }
+
 // Leafs returns the live connections of gateways.
 func (s *Server) Leafs() []LeafInfo {
 	leafz, err := s.ns.Leafz(&server.LeafzOptions{Account: s.keys.AccountID(cred.DEVICES)})
 	if err != nil {
 		return nil // Leafz has no error to return
 	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	known := s.ids
+	s.ids = make(map[uint64]identity, len(leafz.Leafs))
 	var infos []LeafInfo
 	for _, leaf := range leafz.Leafs {
-		conn := s.ns.GetLeafNode(leaf.ID)
-		if conn == nil {
-			continue // closed since
+		who, ok := known[leaf.ID] // decoding a JWT takes longer than all else here
+		if !ok {
+			conn := s.ns.GetLeafNode(leaf.ID)
+			if conn == nil {
+				continue // closed since
+			}
+			claims, err := jwt.DecodeUserClaims(conn.GetOpts().JWT)
+			if err != nil {
+				continue // authenticated without a JWT: impossible in operator mode
+			}
+			who = identity{claims.Name, claims.Subject}
 		}
-		claims, err := jwt.DecodeUserClaims(conn.GetOpts().JWT)
-		if err != nil {
-			continue // authenticated without a JWT: impossible in operator mode
-		}
+		s.ids[leaf.ID] = who
 		infos = append(infos, LeafInfo{
-			CID: leaf.ID, ID: claims.Name, PublicKey: claims.Subject, ServerName: leaf.Name,
+			CID: leaf.ID, ID: who.id, PublicKey: who.publicKey, ServerName: leaf.Name,
 			RemoteAddr: net.JoinHostPort(leaf.IP, strconv.Itoa(leaf.Port)),
 			InBytes:    leaf.InBytes, OutBytes: leaf.OutBytes,
 		})
@@ -47,11 +62,59 @@ func (s *Server) Leafs() []LeafInfo {
 	return infos
 }
 
+// maxInterest is how many subjects of its own a gateway may ask for; an honest
+// one does for one. The server takes some more and then none (cred).
+const maxInterest = 8
+
+// ldsPrefix begins a subject that each server makes up and asks for, to find
+// out when it hears itself.
+const ldsPrefix = "$LDS."
+
+// Overhearing closes the connections of gateways that asked for more than an
+// honest one does, and tells of them.
+func (s *Server) Overhearing(tell func(Event)) {
+	leafz, err := s.ns.Leafz(&server.LeafzOptions{Account: s.keys.AccountID(cred.DEVICES), Subscriptions: true})
+	if err != nil {
+		return // Leafz has no error to return
+	}
+	wants := make(map[uint64][]string, len(leafz.Leafs))
+	for _, leaf := range leafz.Leafs {
+		wants[leaf.ID] = leaf.Subs
+	}
+	leafs := s.Leafs()
+	slices.SortFunc(leafs, func(a, b LeafInfo) int { return cmp.Compare(a.CID, b.CID) })
+	loops := map[string]string{} // who asked for one first
+	for _, leaf := range leafs {
+		what := ""
+		if len(wants[leaf.CID]) > maxInterest {
+			what = RefusedSubs
+		}
+		for _, subject := range wants[leaf.CID] {
+			switch {
+			case strings.HasPrefix(subject, "to."+leaf.ID+"."):
+			case strings.HasPrefix(subject, ldsPrefix) && (loops[subject] == "" || loops[subject] == leaf.ID):
+				loops[subject] = leaf.ID
+			default:
+				what = RefusedInterest
+			}
+		}
+		if what != "" {
+			s.Kick(leaf.CID)
+			tell(Event{What: what, ID: leaf.ID, PublicKey: leaf.PublicKey, CID: leaf.CID, ServerName: leaf.ServerName, Reason: "interest"})
+		}
+	}
+}
+
+// Kick closes a connection of a gateway, which may come back.
+func (s *Server) Kick(cid uint64) {
+	_ = s.ns.DisconnectClientByID(cid) // fails if closed since
+}
+
 // KickDevice closes the connections of a gateway, which may come back.
 func (s *Server) KickDevice(id string) {
 	for _, leaf := range s.Leafs() {
 		if leaf.ID == id {
-			_ = s.ns.DisconnectClientByID(leaf.CID) // fails if closed since
+			s.Kick(leaf.CID)
 		}
 	}
 }

@@ -16,6 +16,8 @@ import (
 	"fmt"
 	"net"
 	"strconv"
+	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/nats-io/jwt/v2"
@@ -82,6 +84,10 @@ type Server struct {
 	resolver *server.MemAccResolver
 	store    server.JetStreamConfig
 	leafAddr string
+	devices  atomic.Pointer[jwt.AccountClaims] // in force
+
+	mu  sync.Mutex
+	ids map[uint64]identity // of live connections of gateways; those that ended go with the next look
 }
 
 // Start runs a server and returns once it accepts connections.
@@ -111,6 +117,9 @@ func Start(ctx context.Context, cfg Config) (*Server, error) {
 	if opts.LeafNode.Port != 0 {
 		// The server writes the port that it got back into its options.
 		s.leafAddr = net.JoinHostPort(opts.LeafNode.Host, strconv.Itoa(opts.LeafNode.Port))
+	}
+	if claims, err := jwt.DecodeAccountClaims(cfg.Keys.AccountJWT(cred.DEVICES)); err == nil {
+		s.devices.Store(claims)
 	}
 	// An account and its streams are loaded when first asked for: do it now.
 	if _, err := s.account(cred.CORE); err != nil {
@@ -238,6 +247,7 @@ func (s *Server) UpdateDevices(accountJWT string) error {
 	if err != nil {
 		return err
 	}
+	s.devices.Store(claims)
 	s.ns.UpdateAccountClaims(account, claims)
 	return nil
 }
