@@ -68,6 +68,6 @@ func (r runCmd) Run(ctx context.Context, out *cli.Out) error {
 	if err != nil {
 		return cli.Usage(err)
 	}
-	cfg.Version = version
+	cfg.Version, cfg.Reload = version, r.Reloader(r.Config)
 	return Run(ctx, cfg)
 }

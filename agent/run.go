@@ -67,6 +67,8 @@ type agent struct {
 // Run runs an agent until ctx ends.
 func Run(ctx context.Context, cfg config.Config) (err error) {
 	a := &agent{cfg: cfg, log: cfg.Log, conns: map[string]*nats.Conn{}, saveNow: make(chan struct{}, 1), chunksOpen: make(chan struct{})}
+	hangup := daemon.Hangups()
+	defer hangup.Stop()
 	if a.dir, err = daemon.Open(cfg.Data); err != nil {
 		return err
 	}
@@ -76,6 +78,7 @@ func Run(ctx context.Context, cfg config.Config) (err error) {
 	a.stages.Start("memory limit", limitMemory)
 	err = a.start(ctx)
 	if err == nil {
+		a.stages.Start("reload", hangup.Each(a.reload))
 		a.log.Info().Str("id", a.id.ID()).Str("listen", a.nats.ListenAddr()).Dur("start_ms", time.Since(started)).Msg("agent is ready")
 		<-ctx.Done()
 		a.log.Info().Msg("agent stops")
@@ -374,7 +377,7 @@ func (a *agent) status(s *api.Status) {
 	s.TxBytes, s.RxBytes, s.MonthBytes, s.MonthForecast = a.uplink.Bytes()
 	s.LinkBytes = a.uplink.ByClass()
 	s.Rate, s.RoundTrip = st.Rate, st.RoundTrip.Milliseconds()
-	s.StoreMax = a.cfg.Store.Max
+	s.StoreMax = a.keeper.Max()
 	for _, span := range a.keeper.Spans() {
 		s.RemovedPoints, s.UnsentPoints = s.RemovedPoints+span.Points, s.UnsentPoints+span.Unsent
 	}

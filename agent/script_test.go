@@ -16,6 +16,7 @@ import (
 	"path/filepath"
 	"regexp"
 	"strconv"
+	"syscall"
 	"testing"
 	"time"
 
@@ -38,6 +39,7 @@ func TestMain(m *testing.M) {
 //	code N CMD...        run a command that ends with exit code N
 //	taken VAR            set VAR to an address that is taken
 //	mode PERM FILE...    check the permissions of files
+//	hangup DIR           send SIGHUP to the instance that runs on DIR
 //	certificate          make cert.pem and key.pem for 127.0.0.1
 //
 // Every address is a free port of the loopback interface, by SAPFLOW_*.
@@ -59,7 +61,7 @@ func TestScript(t *testing.T) {
 			return nil
 		},
 		Cmds: map[string]func(*testscript.TestScript, bool, []string){
-			"await": await, "field": field, "until": until, "code": code, "taken": taken, "mode": mode, "certificate": certificate,
+			"await": await, "field": field, "until": until, "code": code, "taken": taken, "mode": mode, "hangup": hangup, "certificate": certificate,
 		},
 	})
 }
@@ -137,6 +139,12 @@ func taken(ts *testscript.TestScript, _ bool, args []string) {
 	ts.Check(err)
 	ts.Defer(func() { _ = l.Close() })
 	ts.Setenv(args[0], l.Addr().String())
+}
+
+func hangup(ts *testscript.TestScript, _ bool, args []string) {
+	r, err := client.ReadRunning(ts.MkAbs(args[0]))
+	ts.Check(err)
+	ts.Check(syscall.Kill(r.PID, syscall.SIGHUP))
 }
 
 func mode(ts *testscript.TestScript, _ bool, args []string) {

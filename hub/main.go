@@ -70,6 +70,6 @@ func (s serveCmd) Run(ctx context.Context, out *cli.Out) error {
 	if err != nil {
 		return cli.Usage(err)
 	}
-	cfg.Version = version
+	cfg.Version, cfg.Reload = version, s.Reloader(s.Config)
 	return Run(ctx, cfg)
 }

@@ -95,6 +95,8 @@ func newHub(cfg config.Config) *hub {
 // Run runs a hub until ctx ends.
 func Run(ctx context.Context, cfg config.Config) (err error) {
 	h := newHub(cfg)
+	hangup := daemon.Hangups()
+	defer hangup.Stop()
 	if h.dir, err = daemon.Open(cfg.Data); err != nil {
 		return err
 	}
@@ -103,6 +105,7 @@ func Run(ctx context.Context, cfg config.Config) (err error) {
 	started := time.Now()
 	err = h.start(ctx)
 	if err == nil {
+		h.stages.Start("reload", hangup.Each(h.reload))
 		h.log.Info().Str("id", h.root).Str("http", h.httpAddr).Str("listen", h.nats.ListenAddr()).
 			Str("leaf", h.nats.LeafAddr()).Dur("start_ms", time.Since(started)).Msg("hub is ready")
 		<-ctx.Done()
@@ -574,6 +577,7 @@ func (h *hub) announce(context.Context) error {
 }
 
 func (h *hub) status(s *api.Status) {
+	s.StoreMax = h.keeper.Max()
 	s.Version, s.Listen, s.Connected = h.cfg.Version, h.nats.ListenAddr(), true
 	for _, l := range h.nats.Leafs() {
 		s.RxBytes += uint64(l.InBytes)

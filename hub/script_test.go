@@ -12,6 +12,7 @@ import (
 	"regexp"
 	"strconv"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -35,6 +36,7 @@ func TestMain(m *testing.M) {
 //	until REGEXP CMD...  run a command until it succeeds and prints REGEXP
 //	code N CMD...        run a command that ends with exit code N
 //	taken VAR            set VAR to an address that is taken
+//	hangup DIR           send SIGHUP to the instance that runs on DIR
 //	mode PERM FILE...    check the permissions of files
 //
 // Every address is a free port of the loopback interface, by SAPFLOW_*.
@@ -51,7 +53,7 @@ func TestScript(t *testing.T) {
 			return nil
 		},
 		Cmds: map[string]func(*testscript.TestScript, bool, []string){
-			"await": await, "field": field, "until": until, "code": code, "taken": taken, "mode": mode,
+			"await": await, "field": field, "until": until, "code": code, "taken": taken, "mode": mode, "hangup": hangup,
 		},
 	})
 }
@@ -129,6 +131,12 @@ func taken(ts *testscript.TestScript, _ bool, args []string) {
 	ts.Check(err)
 	ts.Defer(func() { _ = l.Close() })
 	ts.Setenv(args[0], l.Addr().String())
+}
+
+func hangup(ts *testscript.TestScript, _ bool, args []string) {
+	r, err := client.ReadRunning(ts.MkAbs(args[0]))
+	ts.Check(err)
+	ts.Check(syscall.Kill(r.PID, syscall.SIGHUP))
 }
 
 func mode(ts *testscript.TestScript, _ bool, args []string) {

@@ -4,17 +4,23 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"iter"
+	"maps"
+	"math"
 	"net"
 	"os"
+	"reflect"
 	"strconv"
 	"strings"
 	"time"
 
 	"github.com/goccy/go-yaml"
+	"github.com/goccy/go-yaml/parser"
 )
 
-// ReadSettings reads a YAML file into v. An unknown key is an error that names
-// the key and its line. An empty file sets nothing.
+// ReadSettings reads a YAML file into v, a pointer to a struct. An unknown key
+// is an error that names the key, its line and the nearest key that there is.
+// An empty file sets nothing.
 func ReadSettings(path string, v any) error {
 	f, err := os.Open(path)
 	if err != nil {
@@ -23,13 +29,140 @@ func ReadSettings(path string, v any) error {
 	defer f.Close()
 	err = yaml.NewDecoder(f, yaml.Strict()).Decode(v)
 	var at yaml.Error
+	var unknown *yaml.UnknownFieldError
 	switch {
 	case err == nil, errors.Is(err, io.EOF):
 		return nil
+	case errors.As(err, &unknown) && unknown.Token != nil:
+		return fmt.Errorf("%s line %d: %s; do you mean %s?", path, unknown.Token.Position.Line, unknown.Message, nearest(unknown.Token.Value, v))
 	case errors.As(err, &at) && at.GetToken() != nil:
 		return fmt.Errorf("%s line %d: %s", path, at.GetToken().Position.Line, at.GetMessage())
 	}
 	return fmt.Errorf("%s: %w", path, err)
+}
+
+// SettingError tells what is wrong with the value of a setting.
+type SettingError struct {
+	Key  string // as in a file: store.tail
+	Text string // follows the key
+}
+
+// Error returns the key and what is wrong.
+func (e *SettingError) Error() string { return e.Key + " " + e.Text }
+
+// BadSetting returns the error of a setting whose value is wrong.
+func BadSetting(key, format string, args ...any) error {
+	return &SettingError{Key: key, Text: fmt.Sprintf(format, args...)}
+}
+
+// Locate adds file and line to the error of a setting that came from the file
+// at path, which is one that given, by flags and environment, does not have.
+func Locate(path string, given any, err error) error {
+	var bad *SettingError
+	if !errors.As(err, &bad) || path == "" {
+		return err
+	}
+	for key, value := range Keys(given) {
+		if key == bad.Key && !value.IsZero() {
+			return err
+		}
+	}
+	file, parseErr := parser.ParseFile(path, 0)
+	at, pathErr := yaml.PathString("$." + bad.Key)
+	if errors.Join(parseErr, pathErr) != nil {
+		return err
+	}
+	node, findErr := at.FilterFile(file)
+	if findErr != nil {
+		return err
+	}
+	return fmt.Errorf("%s line %d: %w", path, node.GetToken().Position.Line, err)
+}
+
+// Reloader returns a function that loads the settings in the file at path again
+// and tells which keys of it have changed since it was last read. S is what the
+// file is read into.
+func Reloader[S, C any](path string, load func(path string) (C, error)) func() (C, []string, error) {
+	read := func() (s S) {
+		if path != "" {
+			_ = ReadSettings(path, &s) // load tells what is wrong with it
+		}
+		return s
+	}
+	last := read()
+	return func() (C, []string, error) {
+		c, err := load(path)
+		if err != nil {
+			return c, nil, err
+		}
+		now := read()
+		before := maps.Collect(Keys(last))
+		var changed []string
+		for key, value := range Keys(now) {
+			if !reflect.DeepEqual(value.Interface(), before[key].Interface()) {
+				changed = append(changed, key)
+			}
+		}
+		last = now
+		return c, changed, nil
+	}
+}
+
+// Keys returns the settings in a struct, or a pointer to one, by their keys in
+// a file: store.max is the field of the tag "max" in that of the tag "store".
+func Keys(settings any) iter.Seq2[string, reflect.Value] {
+	return func(yield func(string, reflect.Value) bool) {
+		walkKeys(reflect.Indirect(reflect.ValueOf(settings)), "", yield)
+	}
+}
+
+func walkKeys(v reflect.Value, above string, yield func(string, reflect.Value) bool) bool {
+	for i := range v.NumField() {
+		name, tagged := v.Type().Field(i).Tag.Lookup("yaml")
+		switch f := v.Field(i); {
+		case !tagged:
+		case f.Kind() == reflect.Struct:
+			if !walkKeys(f, above+name+".", yield) {
+				return false
+			}
+		case !yield(above+name, f):
+			return false
+		}
+	}
+	return true
+}
+
+// nearest returns the key of settings whose last part is most like a word.
+func nearest(word string, settings any) (best string) {
+	least := math.MaxInt
+	for key := range Keys(settings) {
+		if d := distance(word, key[strings.LastIndex(key, ".")+1:]); d < least {
+			best, least = key, d
+		}
+	}
+	return best
+}
+
+// distance returns how many letters must be put in, taken out or replaced to
+// make b of a, capitals apart.
+func distance(a, b string) int {
+	a, b = strings.ToLower(a), strings.ToLower(b)
+	row := make([]int, len(b)+1) // distances of the beginning of a to those of b
+	for j := range row {
+		row[j] = j
+	}
+	for i := range len(a) {
+		left := i + 1
+		for j := range len(b) {
+			d := row[j]
+			if a[i] != b[j] {
+				d = 1 + min(d, left, row[j+1])
+			}
+			row[j], left = left, d
+		}
+		row[len(b)] = left
+	}
+	return row[len(b)]
 }
 
 // First returns the first of several settings that was given, else def.
@@ -100,7 +233,7 @@ func (s StoreSettings) Load(file StoreSettings, tail int) StoreConfig {
 // Check tells what is wrong with the settings.
 func (c StoreConfig) Check() error {
 	if c.Tail < 1 {
-		return fmt.Errorf("store.tail is %d, it must be at least 1", c.Tail)
+		return BadSetting("store.tail", "is %d, it must be at least 1", c.Tail)
 	}
 	return nil
 }
@@ -112,7 +245,7 @@ func CheckAddress(name, address string) error {
 		_, err = strconv.ParseUint(port, 10, 16)
 	}
 	if err != nil {
-		return fmt.Errorf("%s %q is not host:port, such as 127.0.0.1:8080", name, address)
+		return BadSetting(name, "%q is not host:port, such as 127.0.0.1:8080", address)
 	}
 	return nil
 }

@@ -90,7 +90,9 @@ type Keeper struct {
 	cfg  KeeperConfig
 	kick chan struct{} // capacity 1: the disk is full, or the logs have grown
 
-	grown atomic.Uint64 // bytes since the last look that they brought about
+	max    atomic.Uint64 // Config.Max, or what it was set to since
+	maxAge atomic.Int64  // Config.MaxAge, likewise
+	grown  atomic.Uint64 // bytes since the last look that they brought about
 
 	mu      sync.Mutex
 	spans   map[string]Span
@@ -133,8 +135,20 @@ func NewKeeper(cfg KeeperConfig) *Keeper {
 	if k.spans == nil {
 		k.spans = map[string]Span{}
 	}
+	k.max.Store(cfg.Max)
+	k.maxAge.Store(int64(cfg.MaxAge))
 	return k
 }
+
+// SetLimits sets Config.Max and Config.MaxAge, from the next look on.
+func (k *Keeper) SetLimits(maxBytes uint64, maxAge time.Duration) {
+	k.max.Store(maxBytes)
+	k.maxAge.Store(int64(maxAge))
+	k.Kick()
+}
+
+// Max returns the bytes that all shelves may take together; 0 for no limit.
+func (k *Keeper) Max() uint64 { return k.max.Load() }
 
 // Attach gives the keeper the chunks, whose bytes count for Max. It is called
 // before Run.
@@ -151,10 +165,11 @@ func (k *Keeper) Kick() {
 // Grew tells that the logs have grown. When it is much of what they may take,
 // the keeper looks before its time.
 func (k *Keeper) Grew(bytes int) {
-	if k.cfg.Max == 0 {
+	limit := k.Max()
+	if limit == 0 {
 		return
 	}
-	if n := k.grown.Add(uint64(bytes)); n > k.cfg.Max/slack {
+	if n := k.grown.Add(uint64(bytes)); n > limit/slack {
 		k.grown.Store(0)
 		k.Kick()
 	}
@@ -288,7 +303,7 @@ func (k *Keeper) retire(ctx context.Context) error {
 	}
 	k.retired = time.Now()
 	now := k.cfg.Now()
-	if age := uint64(k.cfg.MaxAge); age > 0 && age < now {
+	if age := uint64(k.maxAge.Load()); age > 0 && age < now {
 		if _, err := k.history.Remove(ctx, 0, 0, now-age); err != nil {
 			return err
 		}
@@ -372,7 +387,8 @@ func (k *Keeper) excess(ctx context.Context) (need, must uint64, err error) {
 	if free, reserve := k.cfg.Free(); free < 2*reserve {
 		need = 2*reserve - free + blockBytes
 	}
-	if k.cfg.Max == 0 {
+	limit := k.Max()
+	if limit == 0 {
 		return need, 0, nil
 	}
 	used := uint64(0)
@@ -390,11 +406,11 @@ func (k *Keeper) excess(ctx context.Context) (need, must uint64, err error) {
 		}
 		used += n
 	}
-	if used <= k.cfg.Max {
+	if used <= limit {
 		return need, 0, nil
 	}
-	must = used - k.cfg.Max
-	return max(need, must+k.cfg.Max/slack), must, nil
+	must = used - limit
+	return max(need, must+limit/slack), must, nil
 }
 
 // plan returns what the spans are when enough has gone, the oldest first; nil

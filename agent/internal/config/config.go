@@ -5,7 +5,6 @@ package config
 
 import (
 	"errors"
-	"fmt"
 	"net/url"
 	"time"
 
@@ -51,6 +50,9 @@ type Config struct {
 	// LogLevel is debug, info, warn or error; default info.
 	LogLevel string
 
+	// Reload loads the settings again, for SIGHUP, and tells which of the file
+	// have changed; main sets it.
+	Reload func() (Config, []string, error)
 	// Log gets what the agent has to say; the zero value is silent. Main sets
 	// it.
 	Log zerolog.Logger
@@ -90,9 +92,15 @@ func (s Settings) Load(path string) (Config, error) {
 	c.Store = s.Store.Load(f.Store, DefaultStoreTail)
 	var err error
 	if c.Proxy, err = parseProxy(cli.First("", s.Proxy, f.Proxy)); err != nil {
-		return Config{}, err
+		return Config{}, cli.Locate(path, s, err)
 	}
-	return c, c.check()
+	return c, cli.Locate(path, s, c.check())
+}
+
+// Reloader returns a function that loads the settings again and tells which of
+// the file at path have changed since it was last read.
+func (s Settings) Reloader(path string) func() (Config, []string, error) {
+	return cli.Reloader[Settings](path, s.Load)
 }
 
 // parseProxy reads the address of a proxy, nil for "". Its error does not show
@@ -103,7 +111,7 @@ func parseProxy(text string) (*url.URL, error) {
 	}
 	u, err := url.Parse(text)
 	if err != nil || u.Hostname() == "" || u.Scheme != "http" && u.Scheme != "https" {
-		return nil, errors.New("proxy is not an address such as http://user:password@proxy.example.com:3128")
+		return nil, cli.BadSetting("proxy", "is not an address such as http://user:password@proxy.example.com:3128")
 	}
 	return u, nil
 }
@@ -113,10 +121,10 @@ func (c Config) check() error {
 		return errors.New("where does the agent store? Give --data DIR")
 	}
 	if c.CommitEvery < 0 {
-		return fmt.Errorf("commitEvery is %s, it must not be negative", c.CommitEvery)
+		return cli.BadSetting("commitEvery", "is %s, it must not be negative", c.CommitEvery)
 	}
 	if c.SnapshotEvery <= 0 {
-		return fmt.Errorf("snapshotEvery is %s, it must be more than 0", c.SnapshotEvery)
+		return cli.BadSetting("snapshotEvery", "is %s, it must be more than 0", c.SnapshotEvery)
 	}
-	return errors.Join(c.Store.Check(), cli.CheckAddress("listen", c.Listen))
+	return errors.Join(c.Store.Check(), cli.CheckLevel(c.LogLevel), cli.CheckAddress("listen", c.Listen))
 }

@@ -5,7 +5,6 @@ package config
 
 import (
 	"errors"
-	"fmt"
 
 	"github.com/rs/zerolog"
 
@@ -64,6 +63,9 @@ type Config struct {
 	// LogLevel is debug, info, warn or error; default info.
 	LogLevel string
 
+	// Reload loads the settings again, for SIGHUP, and tells which of the file
+	// have changed; main sets it.
+	Reload func() (Config, []string, error)
 	// Log gets what the hub has to say; the zero value is silent. Main sets it.
 	Log zerolog.Logger
 	// Version is what the hub calls itself; main sets it.
@@ -151,7 +153,13 @@ func (s Settings) Load(path string) (Config, error) {
 		LogLevel: cli.First(DefaultLogLevel, s.LogLevel, f.LogLevel),
 	}
 	c.Store = s.Store.Load(f.Store, DefaultStoreTail)
-	return c, c.check()
+	return c, cli.Locate(path, s, c.check())
+}
+
+// Reloader returns a function that loads the settings again and tells which of
+// the file at path have changed since it was last read.
+func (s Settings) Reloader(path string) func() (Config, []string, error) {
+	return cli.Reloader[Settings](path, s.Load)
 }
 
 func (c Config) check() error {
@@ -162,13 +170,13 @@ func (c Config) check() error {
 		return errors.New("a certificate needs its key, and a key its certificate: give --tls-cert and --tls-key")
 	}
 	if l := c.NodeStreams.Layout; l != "" && l != "node" && l != "shard" && l != "none" {
-		return fmt.Errorf("nodeStreams.layout is %q, it must be node, shard or none", l)
+		return cli.BadSetting("nodeStreams.layout", "is %q, it must be node, shard or none", l)
 	}
 	if c.NodeStreams.MaxPerSubject < 1 {
-		return fmt.Errorf("nodeStreams.maxPerSubject is %d, it must be at least 1", c.NodeStreams.MaxPerSubject)
+		return cli.BadSetting("nodeStreams.maxPerSubject", "is %d, it must be at least 1", c.NodeStreams.MaxPerSubject)
 	}
 	return errors.Join(
-		c.Limits.check(), c.Store.Check(), cli.CheckAddress("http", c.HTTP), cli.CheckAddress("leaf", c.Leaf), cli.CheckAddress("listen", c.Listen),
+		c.Limits.check(), c.Store.Check(), cli.CheckLevel(c.LogLevel), cli.CheckAddress("http", c.HTTP), cli.CheckAddress("leaf", c.Leaf), cli.CheckAddress("listen", c.Listen),
 	)
 }
 
@@ -184,7 +192,7 @@ func (l Limits) check() error {
 		"bytes": {l.Bytes, leastBytes}, "points": {l.Points, leastPoints}, "nodes": {l.Nodes, 1}, "series": {l.Series, 1},
 	} {
 		if v.have != 0 && v.have < v.least || v.have > maxLimit {
-			return fmt.Errorf("limits.%s is %d, it must be 0, for none, or %d to %d", name, v.have, v.least, maxLimit)
+			return cli.BadSetting("limits."+name, "is %d, it must be 0, for none, or %d to %d", v.have, v.least, maxLimit)
 		}
 	}
 	return nil

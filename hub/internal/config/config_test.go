@@ -3,12 +3,15 @@ package config_test
 import (
 	"os"
 	"path/filepath"
+	"regexp"
+	"slices"
 	"strings"
 	"testing"
 
 	"github.com/alecthomas/kong"
 
 	"github.com/sapflow/sapflow/hub/internal/config"
+	"github.com/sapflow/sapflow/shared/cli"
 )
 
 // TestMain keeps the settings of whoever runs the tests out of them.
@@ -92,7 +95,7 @@ func TestRefused(t *testing.T) {
 		want  string
 	}{
 		{"", nil, "--data"},
-		{"data: d\n\nhttpp: 1\n", nil, `line 3: unknown field "httpp"`},
+		{"data: d\n\nhttpp: 1\n", nil, `line 3: unknown field "httpp"; do you mean http?`},
 		{"nodeStreams:\n  max: 1\n", nil, `line 2: unknown field "max"`},
 		{"nodeStreams:\n  maxPerSubject: many\n", nil, "line 2"},
 		{"data: [\n", nil, "hub.yaml"},
@@ -102,6 +105,9 @@ func TestRefused(t *testing.T) {
 		{"", []string{"--data=d", "--limits-points=5"}, "limits.points is 5, it must be 0, for none, or 4000 to"},
 		{"", []string{"--data=d", "--limits-nodes=-1"}, "limits.nodes is -1"},
 		{"nodeStreams:\n  layout: heap\n", []string{"--data=d"}, `"heap", it must be node, shard or none`},
+		{"data: d\nstore:\n  taill: 1\n", nil, `line 3: unknown field "taill"; do you mean store.tail?`},
+		{"data: d\n\nstore:\n  tail: 0\n", nil, "line 4: store.tail is 0"},
+		{"data: d\nstore:\n  tail: 5\n", []string{"--store-tail=0"}, "store.tail is 0, it"},
 	} {
 		if _, err := load(t, tc.file, tc.flags...); err == nil || !strings.Contains(err.Error(), tc.want) || strings.Contains(err.Error(), "\n") {
 			t.Errorf("%q %v: got %v, want %q", tc.file, tc.flags, err, tc.want)
@@ -109,5 +115,60 @@ func TestRefused(t *testing.T) {
 	}
 	if _, err := (config.Settings{}).Load("no-such-file"); err == nil {
 		t.Error("a file that is not there was accepted")
+	}
+}
+
+// TestExample reads the example file as it is and with every example in force:
+// it names all settings there are.
+func TestExample(t *testing.T) {
+	text, err := os.ReadFile("../../../configs/hub.yaml")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := load(t, string(text)); err != nil {
+		t.Error(err)
+	}
+	all := regexp.MustCompile(`(?m)^( *)# (\w+: \S+)$`).ReplaceAll(text, []byte("$1$2"))
+	if _, err := load(t, string(all)); err != nil {
+		t.Errorf("with the examples: %v", err)
+	}
+	path := filepath.Join(t.TempDir(), "all.yaml")
+	if err := os.WriteFile(path, all, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	var s config.Settings
+	if err := cli.ReadSettings(path, &s); err != nil {
+		t.Fatal(err)
+	}
+	for key, value := range cli.Keys(s) {
+		if value.IsZero() {
+			t.Errorf("the example does not show %s", key)
+		}
+	}
+}
+
+// TestReload changes a file and reads it again.
+func TestReload(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "hub.yaml")
+	write := func(text string) {
+		t.Helper()
+		if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	write("data: d\nlogLevel: info\nstore:\n  max: 5MB\n")
+	reload := config.Settings{}.Reloader(path)
+	write("data: d\nlogLevel: warn\nstore:\n  max: 6MB\n")
+	got, changed, err := reload()
+	if err != nil || got.Store.Max != 6e6 || got.LogLevel != "warn" || !slices.Equal(changed, []string{"store.max", "logLevel"}) {
+		t.Errorf("got %+v, changed %q, %v", got, changed, err)
+	}
+	write("data: d\nlogLevel: [\n")
+	if _, _, err := reload(); err == nil {
+		t.Error("a damaged file was read again")
+	}
+	write("data: d\nstore:\n  max: 6MB\n")
+	if _, changed, err = reload(); err != nil || !slices.Equal(changed, []string{"logLevel"}) {
+		t.Errorf("changed %q, %v", changed, err)
 	}
 }
