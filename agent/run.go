@@ -22,6 +22,7 @@ import (
 	"github.com/sapflow/sapflow/shared/client"
 	"github.com/sapflow/sapflow/shared/daemon"
 	"github.com/sapflow/sapflow/shared/frame"
+	"github.com/sapflow/sapflow/shared/gauge"
 	"github.com/sapflow/sapflow/shared/history"
 	"github.com/sapflow/sapflow/shared/journal"
 	"github.com/sapflow/sapflow/shared/link"
@@ -59,6 +60,7 @@ type agent struct {
 	bus        *bus.Instance
 	uplink     *uplink.Uplink
 	settings   *settings.Settings
+	gauges     *gauge.Server
 	saved      bool          // the last snapshot, at the stop
 	unsaved    atomic.Int64  // points that came since the last snapshot
 	saveNow    chan struct{} // capacity 1: they are many
@@ -94,7 +96,7 @@ func Run(ctx context.Context, cfg config.Config) (err error) {
 // started here stops in reverse.
 func (a *agent) start(ctx context.Context) error {
 	for _, step := range []func(context.Context) error{
-		a.openIdentity, a.startNATS, a.startBus, a.announce, a.openStore, a.openLog, a.startUplink, a.startServing,
+		a.openIdentity, a.startGauges, a.startNATS, a.startBus, a.announce, a.openStore, a.openLog, a.startUplink, a.startServing, a.showGauges,
 	} {
 		if err := step(ctx); err != nil {
 			return err
@@ -355,7 +357,7 @@ func (a *agent) startServing(context.Context) error {
 // announce tells programs of this machine where the agent is.
 func (a *agent) announce(context.Context) error {
 	a.stages.OnStop(func() { _ = client.RemoveRunning(a.dir.Path) })
-	if err := (client.Running{ID: a.id.ID(), Listen: a.nats.ListenAddr(), PID: os.Getpid()}).Write(a.dir.Path); err != nil {
+	if err := (client.Running{ID: a.id.ID(), Listen: a.nats.ListenAddr(), Metrics: a.gauges.Addr(), PID: os.Getpid()}).Write(a.dir.Path); err != nil {
 		a.log.Warn().Err(err).Str("listen", a.nats.ListenAddr()).Msg("commands of this machine do not find the agent; give them --url")
 	}
 	return nil

@@ -33,7 +33,7 @@ func TestMain(m *testing.M) {
 // about the agent. Its processes are real, and there is a real sapflow-hub;
 // the commands beside the standard ones are
 //
-//	await DIR VAR        wait until an instance runs on DIR; set VAR_ID, VAR_HTTP, VAR_LISTEN and VAR_LEAF
+//	await DIR VAR        wait until an instance runs on DIR; set VAR_ID, VAR_HTTP, VAR_LISTEN, VAR_LEAF and VAR_METRICS
 //	field NAME VAR       set VAR to a field of the JSON object that was printed
 //	until REGEXP CMD...  run a command until it succeeds and prints REGEXP
 //	code N CMD...        run a command that ends with exit code N
@@ -55,7 +55,7 @@ func TestScript(t *testing.T) {
 		RequireUniqueNames:  true,
 		Setup: func(e *testscript.Env) error {
 			e.Setenv("PATH", bin+string(filepath.ListSeparator)+e.Getenv("PATH"))
-			for _, name := range []string{"SAPFLOW_HTTP", "SAPFLOW_LEAF", "SAPFLOW_LISTEN"} {
+			for _, name := range []string{"SAPFLOW_HTTP", "SAPFLOW_LEAF", "SAPFLOW_LISTEN", "SAPFLOW_METRICS"} {
 				e.Setenv(name, "127.0.0.1:0")
 			}
 			return nil
@@ -89,7 +89,7 @@ func await(ts *testscript.TestScript, _ bool, args []string) {
 		if err != nil {
 			return err
 		}
-		for name, value := range map[string]string{"ID": r.ID, "HTTP": r.HTTP, "LISTEN": r.Listen, "LEAF": r.Leaf} {
+		for name, value := range map[string]string{"ID": r.ID, "HTTP": r.HTTP, "LISTEN": r.Listen, "LEAF": r.Leaf, "METRICS": r.Metrics} {
 			ts.Setenv(args[1]+"_"+name, value)
 		}
 		return nil

@@ -32,6 +32,7 @@ import (
 	"github.com/sapflow/sapflow/shared/client"
 	"github.com/sapflow/sapflow/shared/daemon"
 	"github.com/sapflow/sapflow/shared/frame"
+	"github.com/sapflow/sapflow/shared/gauge"
 	"github.com/sapflow/sapflow/shared/history"
 	"github.com/sapflow/sapflow/shared/journal"
 	"github.com/sapflow/sapflow/shared/point"
@@ -83,6 +84,7 @@ type hub struct {
 	guard           journal.Guard
 	keeper          *journal.Keeper
 	history         *history.Archive
+	gauges          *gauge.Server
 	httpAddr        string
 	announced       bool // the start is complete
 	saved           bool // the last snapshot, at the stop of a hub that was ready
@@ -122,7 +124,7 @@ func Run(ctx context.Context, cfg config.Config) (err error) {
 // started here stops in reverse.
 func (h *hub) start(ctx context.Context) error {
 	for _, step := range []func(context.Context) error{
-		h.openIdentity, h.startNATS, h.openStreams, h.startBus, h.openHistory, h.startFleet, h.startViews, h.startHTTP, h.startDoor, h.announce,
+		h.openIdentity, h.startGauges, h.startNATS, h.openStreams, h.startBus, h.openHistory, h.startFleet, h.startViews, h.startHTTP, h.startDoor, h.announce, h.showGauges,
 	} {
 		if err := step(ctx); err != nil {
 			return err
@@ -544,6 +546,7 @@ func (h *hub) startHTTP(context.Context) error {
 	h.httpAddr = l.Addr().String()
 	mux := http.NewServeMux()
 	mux.Handle(fleet.EnrollPath, fleet.Handler(h.fleet, h.log))
+	mux.Handle("GET /readyz", h.gauges)
 	mux.HandleFunc("GET /healthz", func(w http.ResponseWriter, _ *http.Request) { fmt.Fprintln(w, "ok") })
 	srv := &http.Server{Handler: mux, TLSConfig: tlsConfig, ReadHeaderTimeout: httpHeaderWait, ReadTimeout: httpBodyWait, WriteTimeout: httpBodyWait}
 	h.stages.Start("http", func(ctx context.Context) error {
@@ -568,7 +571,7 @@ func (h *hub) startHTTP(context.Context) error {
 // announce tells programs of this machine where the hub is.
 func (h *hub) announce(context.Context) error {
 	h.stages.OnStop(func() { _ = client.RemoveRunning(h.dir.Path) })
-	running := client.Running{ID: h.root, Listen: h.nats.ListenAddr(), HTTP: h.httpAddr, Leaf: h.nats.LeafAddr(), PID: os.Getpid()}
+	running := client.Running{ID: h.root, Listen: h.nats.ListenAddr(), HTTP: h.httpAddr, Metrics: h.gauges.Addr(), Leaf: h.nats.LeafAddr(), PID: os.Getpid()}
 	h.announced = true
 	if err := running.Write(h.dir.Path); err != nil {
 		h.log.Warn().Err(err).Msg("commands of this machine do not find the hub; give them --url and --creds")

@@ -31,7 +31,7 @@ func TestMain(m *testing.M) {
 // about the hub. Its processes are real; the commands beside the standard
 // ones are
 //
-//	await DIR VAR        wait until an instance runs on DIR; set VAR_ID, VAR_HTTP, VAR_LISTEN and VAR_LEAF
+//	await DIR VAR        wait until an instance runs on DIR; set VAR_ID, VAR_HTTP, VAR_LISTEN, VAR_LEAF and VAR_METRICS
 //	field NAME VAR       set VAR to a field of the JSON object that was printed
 //	until REGEXP CMD...  run a command until it succeeds and prints REGEXP
 //	code N CMD...        run a command that ends with exit code N
@@ -46,7 +46,7 @@ func TestScript(t *testing.T) {
 		RequireExplicitExec: true,
 		RequireUniqueNames:  true,
 		Setup: func(e *testscript.Env) error {
-			for _, name := range []string{"SAPFLOW_HTTP", "SAPFLOW_LEAF", "SAPFLOW_LISTEN"} {
+			for _, name := range []string{"SAPFLOW_HTTP", "SAPFLOW_LEAF", "SAPFLOW_LISTEN", "SAPFLOW_METRICS"} {
 				e.Setenv(name, "127.0.0.1:0")
 			}
 			e.Setenv("BIG", strings.Repeat("x", 100<<10)) // more than a value may have
@@ -81,7 +81,7 @@ func await(ts *testscript.TestScript, _ bool, args []string) {
 		if err != nil {
 			return err
 		}
-		for name, value := range map[string]string{"ID": r.ID, "HTTP": r.HTTP, "LISTEN": r.Listen, "LEAF": r.Leaf} {
+		for name, value := range map[string]string{"ID": r.ID, "HTTP": r.HTTP, "LISTEN": r.Listen, "LEAF": r.Leaf, "METRICS": r.Metrics} {
 			ts.Setenv(args[1]+"_"+name, value)
 		}
 		return nil

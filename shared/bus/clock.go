@@ -96,3 +96,17 @@ func (c *Clock) HubTime(ns uint64) (skew time.Duration) {
 	}
 	return skew
 }
+
+// Skew returns how far the local clock is ahead of the hub's now, as far as
+// that is known, if that is too much, else 0.
+func (c *Clock) Skew() time.Duration {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.told.IsZero() {
+		return 0
+	}
+	if skew := c.wall().Sub(c.hub()); skew.Abs() > maxSkew {
+		return skew
+	}
+	return 0
+}

@@ -24,12 +24,13 @@ const hintStart = "start the instance there, or name another with --data or --ur
 
 // Running tells where the instance of a data directory can be reached.
 type Running struct {
-	ID     string `json:"id"`
-	Listen string `json:"listen"`          // host:port where programs connect by NATS
-	HTTP   string `json:"http,omitempty"`  // host:port of the HTTP API
-	Leaf   string `json:"leaf,omitempty"`  // host:port where gateways connect
-	Token  string `json:"token,omitempty"` // for Listen, where it asks for one
-	PID    int    `json:"pid"`
+	ID      string `json:"id"`
+	Listen  string `json:"listen"`            // host:port where programs connect by NATS
+	HTTP    string `json:"http,omitempty"`    // host:port of the HTTP API
+	Leaf    string `json:"leaf,omitempty"`    // host:port where gateways connect
+	Token   string `json:"token,omitempty"`   // for Listen, where it asks for one
+	Metrics string `json:"metrics,omitempty"` // host:port of /metrics
+	PID     int    `json:"pid"`
 }
 
 // ReadRunning reads DIR/run.json.

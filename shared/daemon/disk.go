@@ -1,6 +1,9 @@
 package daemon
 
-import "syscall"
+import (
+	"fmt"
+	"syscall"
+)
 
 // How much of a disk stays free: a part of it within bounds. It holds what the
 // server and snapshots write besides the logs.
@@ -19,4 +22,14 @@ func (d *Dir) Free() (free, reserve uint64) {
 	}
 	size := uint64(st.Bsize)
 	return st.Bavail * size, min(max(st.Blocks*size/reservePart, minReserve), maxReserve)
+}
+
+// Writable returns why nothing can be written to the directory: no rights, or
+// a disk that the system has made read-only after errors.
+func (d *Dir) Writable() error {
+	const write = 2 // W_OK
+	if err := syscall.Access(d.Path, write); err != nil {
+		return fmt.Errorf("write to %s: %w", d.Path, err)
+	}
+	return nil
 }

@@ -109,8 +109,9 @@ type process struct {
 	name   string
 	bin    string
 	args   []string
-	dir    string // data directory
-	log    string // file with what it said, over all starts
+	env    []string // besides environ
+	dir    string   // data directory
+	log    string   // file with what it said, over all starts
 	cmd    *exec.Cmd
 	done   chan struct{} // closed when cmd has ended
 	code   error         // of cmd, once done
@@ -163,7 +164,7 @@ func (p *process) launch() {
 	defer out.Close()
 	cmd := exec.Command(p.bin, append(p.args, "--data", p.dir)...)
 	cmd.Stdout, cmd.Stderr = out, out
-	cmd.Env = environ()
+	cmd.Env = append(environ(), p.env...)
 	if err := cmd.Start(); err != nil {
 		p.t.Fatal(err)
 	}
@@ -175,9 +176,11 @@ func (p *process) launch() {
 	}()
 }
 
-// environ is the environment without settings that a developer may have.
+// environ is the environment without settings that a developer may have;
+// metrics are at a free port.
 func environ() []string {
-	return slices.DeleteFunc(os.Environ(), func(v string) bool { return strings.HasPrefix(v, "SAPFLOW_") })
+	env := slices.DeleteFunc(os.Environ(), func(v string) bool { return strings.HasPrefix(v, "SAPFLOW_") })
+	return append(env, "SAPFLOW_METRICS=127.0.0.1:0")
 }
 
 // dial connects to the process that was started last and tells whether it

@@ -46,6 +46,9 @@ type guarded struct {
 // frame that they have not got cannot go.
 func (g *Guard) Room() error { return g.ask(g.room(2)) }
 
+// LogRoom returns ErrDiskFull when there is no room for logs.
+func (g *Guard) LogRoom() error { return g.room(1) }
+
 // ask has room made if there is none. What is written to make room does not
 // ask.
 func (g *Guard) ask(err error) error {

@@ -96,6 +96,9 @@ type Log struct {
 	busy    int           // of pending: those in a frame that is, or may be, stored
 	failing bool          // the last commit failed
 	dropped uint64        // points that could not wait any longer
+	tried   time.Time     // when an attempt to commit last ended
+	frames  uint64        // made durable
+	points  uint64        // likewise
 	trying  *encoded      // the frame of an append that failed: it may be stored yet; commitMu
 	repeats *repeats      // what a new epoch has still to repeat
 	moved   []frame.Entry // own points that got another place, for release; commitMu
@@ -541,7 +544,10 @@ func (l *Log) reached(f *frame.Frame, seq uint64) {
 // to last.
 func (l *Log) settle(last uint64, n int, err error) {
 	l.mu.Lock()
+	l.tried = time.Now()
 	if l.failing = err != nil; !l.failing {
+		l.frames++
+		l.points += uint64(n)
 		l.busy = 0
 		l.oldest = time.Now() // what is left came during the commit
 		if l.pending = l.pending[n:]; len(l.pending) == 0 {

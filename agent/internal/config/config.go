@@ -16,6 +16,7 @@ import (
 // The defaults.
 const (
 	DefaultListen   = "127.0.0.1:4222"
+	DefaultMetrics  = "127.0.0.1:9464"
 	DefaultLogLevel = "info"
 
 	DefaultSnapshotEvery = 10 * time.Minute
@@ -47,6 +48,12 @@ type Config struct {
 	// Proxy is an HTTP proxy on the way to the hub; default nil, by HTTPS_PROXY
 	// and NO_PROXY. It may hold a password.
 	Proxy *url.URL
+	// Metrics is host:port of /metrics, /healthz and /readyz, port 0 for a free
+	// one; default 127.0.0.1:9464. It must be on loopback.
+	Metrics string
+	// MetricsGiven tells that somebody chose Metrics: if it is taken that is an
+	// error. The default moves to a free port.
+	MetricsGiven bool
 	// LogLevel is debug, info, warn or error; default info.
 	LogLevel string
 
@@ -69,6 +76,7 @@ type Settings struct {
 	SnapshotEvery *time.Duration    `yaml:"snapshotEvery" env:"SAPFLOW_SNAPSHOT_EVERY" placeholder:"10m" help:"How often the state is written besides at a stop; a start after a crash reads what came since."`
 	Proxy         *string           `yaml:"proxy" env:"SAPFLOW_PROXY" placeholder:"URL" help:"HTTP proxy on the way to the hub, by HTTPS_PROXY and NO_PROXY by default. Keep a password out of the command line: others can read that."`
 	Store         cli.StoreSettings `yaml:"store" embed:"" prefix:"store-"`
+	Metrics       *string           `yaml:"metrics" env:"SAPFLOW_METRICS" placeholder:"127.0.0.1:9464" help:"Address of /metrics, /healthz and /readyz, on this machine. The default moves to a free port when it is taken."`
 	LogLevel      *string           `yaml:"logLevel" env:"SAPFLOW_LOG_LEVEL" placeholder:"info" help:"debug, info, warn or error."`
 }
 
@@ -87,6 +95,8 @@ func (s Settings) Load(path string) (Config, error) {
 		ListenGiven:   s.Listen != nil || f.Listen != nil,
 		CommitEvery:   cli.First(0, s.CommitEvery, f.CommitEvery),
 		SnapshotEvery: cli.First(DefaultSnapshotEvery, s.SnapshotEvery, f.SnapshotEvery),
+		Metrics:       cli.First(DefaultMetrics, s.Metrics, f.Metrics),
+		MetricsGiven:  s.Metrics != nil || f.Metrics != nil,
 		LogLevel:      cli.First(DefaultLogLevel, s.LogLevel, f.LogLevel),
 	}
 	c.Store = s.Store.Load(f.Store, DefaultStoreTail)
@@ -126,5 +136,5 @@ func (c Config) check() error {
 	if c.SnapshotEvery <= 0 {
 		return cli.BadSetting("snapshotEvery", "is %s, it must be more than 0", c.SnapshotEvery)
 	}
-	return errors.Join(c.Store.Check(), cli.CheckLevel(c.LogLevel), cli.CheckAddress("listen", c.Listen))
+	return errors.Join(c.Store.Check(), cli.CheckLevel(c.LogLevel), cli.CheckAddress("listen", c.Listen), cli.CheckAddress("metrics", c.Metrics))
 }

@@ -17,6 +17,7 @@ const (
 	DefaultLeaf          = "127.0.0.1:7422"
 	DefaultListen        = "127.0.0.1:4223"
 	DefaultMaxPerSubject = 1000
+	DefaultMetrics       = "127.0.0.1:9465"
 	DefaultLogLevel      = "info"
 	DefaultStoreTail     = 1 << 20 // up to 16 MB
 )
@@ -60,6 +61,12 @@ type Config struct {
 	Limits Limits
 	// Store says how much is stored.
 	Store cli.StoreConfig
+	// Metrics is host:port of /metrics, /healthz and /readyz, port 0 for a free
+	// one; default 127.0.0.1:9465. Whoever reaches it sees names of gateways.
+	Metrics string
+	// MetricsGiven tells that somebody chose Metrics: if it is taken that is an
+	// error. The default moves to a free port.
+	MetricsGiven bool
 	// LogLevel is debug, info, warn or error; default info.
 	LogLevel string
 
@@ -105,6 +112,7 @@ type Settings struct {
 	NodeStreams   NodeStreamsSettings `yaml:"nodeStreams" embed:"" prefix:"node-streams-"`
 	Limits        LimitsSettings      `yaml:"limits" embed:"" prefix:"limits-"`
 	Store         cli.StoreSettings   `yaml:"store" embed:"" prefix:"store-"`
+	Metrics       *string             `yaml:"metrics" env:"SAPFLOW_METRICS" placeholder:"127.0.0.1:9465" help:"Address of /metrics, /healthz and /readyz, without TLS. The default moves to a free port when it is taken."`
 	LogLevel      *string             `yaml:"logLevel" env:"SAPFLOW_LOG_LEVEL" placeholder:"info" help:"debug, info, warn or error."`
 }
 
@@ -150,7 +158,9 @@ func (s Settings) Load(path string) (Config, error) {
 			Nodes:  cli.First(DefaultMaxNodes, s.Limits.Nodes, f.Limits.Nodes),
 			Series: cli.First(DefaultMaxSeries, s.Limits.Series, f.Limits.Series),
 		},
-		LogLevel: cli.First(DefaultLogLevel, s.LogLevel, f.LogLevel),
+		Metrics:      cli.First(DefaultMetrics, s.Metrics, f.Metrics),
+		MetricsGiven: s.Metrics != nil || f.Metrics != nil,
+		LogLevel:     cli.First(DefaultLogLevel, s.LogLevel, f.LogLevel),
 	}
 	c.Store = s.Store.Load(f.Store, DefaultStoreTail)
 	return c, cli.Locate(path, s, c.check())
@@ -176,7 +186,7 @@ func (c Config) check() error {
 		return cli.BadSetting("nodeStreams.maxPerSubject", "is %d, it must be at least 1", c.NodeStreams.MaxPerSubject)
 	}
 	return errors.Join(
-		c.Limits.check(), c.Store.Check(), cli.CheckLevel(c.LogLevel), cli.CheckAddress("http", c.HTTP), cli.CheckAddress("leaf", c.Leaf), cli.CheckAddress("listen", c.Listen),
+		c.Limits.check(), c.Store.Check(), cli.CheckLevel(c.LogLevel), cli.CheckAddress("http", c.HTTP), cli.CheckAddress("leaf", c.Leaf), cli.CheckAddress("listen", c.Listen), cli.CheckAddress("metrics", c.Metrics),
 	)
 }
 
