@@ -19,6 +19,8 @@ type deviceCmd struct {
 	Token  deviceToken  `cmd:"" help:"Make a new token for a gateway whose box was replaced."`
 	List   deviceList   `cmd:"" help:"List the gateways."`
 	Show   deviceShow   `cmd:"" help:"Print how a gateway is."`
+	Accept deviceAccept `cmd:"" help:"Let a gateway in that waits."`
+	Reject deviceReject `cmd:"" help:"Turn a gateway away that waits."`
 	Revoke deviceRevoke `cmd:"" help:"Make the key of a gateway void and cut it off."`
 	Remove deviceRemove `cmd:"" help:"Revoke a gateway and forget it."`
 }
@@ -28,6 +30,8 @@ type deviceAdd struct {
 	Name   string `arg:"" help:"Its description."`
 	Parent string `placeholder:"NODE" help:"Node above it, the root by default."`
 	Plan   string `enum:"wired,lte,catm" default:"wired" help:"What its link costs: wired, lte or catm."`
+	Key    string `placeholder:"KEY" help:"Its public key (sapflow-agent key), instead of a token."`
+	Expire string `name:"expires" placeholder:"168h" help:"Span until the token ends."`
 	JSON   bool   `name:"json" help:"Print JSON."`
 }
 
@@ -43,7 +47,7 @@ func (d deviceAdd) Run(ctx context.Context, out *cli.Out) error {
 		if err != nil {
 			return err
 		}
-		t, err := c.DeviceAdd(ctx, api.DeviceAdd{Name: d.Name, Parent: parent, Plan: d.Plan})
+		t, err := c.DeviceAdd(ctx, api.DeviceAdd{Name: d.Name, Parent: parent, Plan: d.Plan, Key: d.Key, Expires: d.Expire})
 		if err != nil {
 			return err
 		}
@@ -54,6 +58,9 @@ func (d deviceAdd) Run(ctx context.Context, out *cli.Out) error {
 func printToken(out *cli.Out, t *api.DeviceToken, asJSON bool) error {
 	if asJSON {
 		return out.JSON(t)
+	}
+	if t.Token == "" {
+		return out.Println(fmt.Sprintf("id     %s\n\nRun this at the gateway:\n\n    %s\n", t.ID, t.Enroll))
 	}
 	return out.Println(fmt.Sprintf("id     %s\ntoken  %s\n\nRun this at the gateway:\n\n    %s\n", t.ID, t.Token, t.Enroll))
 }
@@ -80,12 +87,15 @@ func (d deviceRef) do(ctx context.Context, f func(c *client.Client, id string) e
 	})
 }
 
-type deviceToken struct{ deviceRef }
+type deviceToken struct {
+	deviceRef
+	Expire string `name:"expires" placeholder:"168h" help:"Span until the token ends."`
+}
 
 // Run makes a token.
 func (d deviceToken) Run(ctx context.Context, out *cli.Out) error {
 	return d.do(ctx, func(c *client.Client, id string) error {
-		t, err := c.DeviceToken(ctx, id)
+		t, err := c.DeviceTokenFor(ctx, api.DeviceRef{ID: id, Expires: d.Expire})
 		if err != nil {
 			return err
 		}
@@ -111,9 +121,21 @@ func (d deviceShow) Run(ctx context.Context, out *cli.Out) error {
 			{"plan", device.Plan},
 			{"state", device.State},
 			{"online", onlineText(device)},
+			{"key", device.Key},
+			{"credential ends", device.Expires},
 			{"link", device.Link},
 			{"this month", cli.MonthText(device.Month, device.Forecast)},
 			{"behind", fmt.Sprintf("%d points", device.LagPoints)},
+		}
+		if device.State == "pending" || device.State == "rejected" { // it has no node
+			rows = append(rows[:4], []string{"asked", cli.Age(time.Now(), device.LastSeen) + " ago"}, []string{"from", device.From}, []string{"key", device.Key})
+			if device.Node != "" {
+				rows = append(rows, []string{"was", device.Node})
+			}
+			return out.Table(rows)
+		}
+		if device.Clones > 0 {
+			rows = append(rows, []string{"clones", fmt.Sprintf("%d, the last: %s", device.Clones, device.Clone)})
 		}
 		if skew := time.Duration(device.ClockSkew * float64(time.Second)); skew != 0 {
 			rows = append(rows, []string{"clock", fmt.Sprintf("wrong by %s, stamps are corrected", skew.Round(time.Second))})
@@ -138,6 +160,62 @@ func onlineText(d *api.Device) string {
 		return "never seen"
 	}
 	return "no, seen " + cli.Age(time.Now(), d.LastSeen) + " ago"
+}
+
+type deviceAccept struct {
+	cli.Target
+	Gateway string `arg:"" help:"The gateway that waits: the beginning of its key, or its name."`
+	Parent  string `xor:"place" placeholder:"NODE" help:"Make a new gateway below this node; where its token said by default."`
+	Node    string `xor:"place" placeholder:"NODE" help:"Let it take the place of this gateway, whose box was replaced."`
+	Name    string `help:"Description of the new gateway; what it calls itself by default."`
+	JSON    bool   `name:"json" help:"Print JSON."`
+}
+
+// Help shows an example.
+func (deviceAccept) Help() string {
+	return "Compare the key with what the gateway prints.\n\nExample:\n\n    sapflow-hub device accept ub3xkq7hmc2eu5pl --parent Norway"
+}
+
+// Run lets a gateway in.
+func (d deviceAccept) Run(ctx context.Context, out *cli.Out) error {
+	return d.Do(ctx, func(c *client.Client) error {
+		req := api.DeviceAccept{ID: d.Gateway, Name: d.Name}
+		var err error
+		if d.Parent != "" {
+			req.Parent, err = c.Resolve(ctx, d.Parent)
+		}
+		if d.Node != "" {
+			req.Node, err = c.Resolve(ctx, d.Node)
+		}
+		if err != nil {
+			return err
+		}
+		device, err := c.DeviceAccept(ctx, req)
+		switch {
+		case err != nil:
+			return err
+		case d.JSON:
+			return out.JSON(device)
+		}
+		return out.Println("accepted as " + device.ID)
+	})
+}
+
+type deviceReject struct {
+	cli.Target
+	Gateway string `arg:"" help:"The gateway that waits: the beginning of its key, or its name."`
+	JSON    bool   `name:"json" help:"Print JSON."`
+}
+
+// Run turns a gateway away.
+func (d deviceReject) Run(ctx context.Context, out *cli.Out) error {
+	return d.Do(ctx, func(c *client.Client) error {
+		device, err := c.DeviceReject(ctx, d.Gateway)
+		if err != nil || !d.JSON {
+			return err
+		}
+		return out.JSON(device)
+	})
 }
 
 type deviceRevoke struct{ deviceRef }

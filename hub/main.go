@@ -30,7 +30,9 @@ Every command finds the running hub by --data DIR (or SAPFLOW_DATA), or by --url
 type commands struct {
 	cli.Flags
 	Serve   serveCmd    `cmd:"" help:"Run the hub."`
-	Device  deviceCmd   `cmd:"" help:"Add, list and revoke gateways."`
+	Device  deviceCmd   `cmd:"" help:"Add, accept, list and revoke gateways."`
+	Token   tokenCmd    `cmd:"" help:"Make tokens for gateways that are not known yet."`
+	Audit   auditCmd    `cmd:"" help:"Print who did what about gateways and keys."`
 	Node    nodeCmd     `cmd:"" help:"Change the tree."`
 	Streams streamsCmd  `cmd:"" help:"Change how node streams are laid out."`
 	Get     cli.Get     `cmd:"" help:"Print a node with its points."`

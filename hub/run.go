@@ -18,6 +18,7 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 	"github.com/rs/zerolog"
 
+	"github.com/sapflow/sapflow/hub/internal/audit"
 	"github.com/sapflow/sapflow/hub/internal/config"
 	"github.com/sapflow/sapflow/hub/internal/cred"
 	"github.com/sapflow/sapflow/hub/internal/door"
@@ -76,7 +77,9 @@ type hub struct {
 	chunks          jetstream.Stream
 	bell            view.Bell
 	bus             *bus.Instance
+	audit           *audit.Log
 	fleet           *fleet.Registry
+	manage          *manage.Service
 	door            *door.Door
 	relay           *relay.Relay
 	streams         *streams.View
@@ -124,7 +127,7 @@ func Run(ctx context.Context, cfg config.Config) (err error) {
 // started here stops in reverse.
 func (h *hub) start(ctx context.Context) error {
 	for _, step := range []func(context.Context) error{
-		h.openIdentity, h.startGauges, h.startNATS, h.openStreams, h.startBus, h.openHistory, h.startFleet, h.startViews, h.startHTTP, h.startDoor, h.announce, h.showGauges,
+		h.openIdentity, h.startGauges, h.startNATS, h.openStreams, h.startBus, h.openHistory, h.startFleet, h.startViews, h.startDoor, h.startHTTP, h.announce, h.showGauges,
 	} {
 		if err := step(ctx); err != nil {
 			return err
@@ -376,8 +379,16 @@ func (h *hub) leafURL() string {
 }
 
 func (h *hub) startFleet(ctx context.Context) (err error) {
+	if h.audit, err = audit.Open(ctx, h.js, nil, h.log); err != nil {
+		return err
+	}
 	h.fleet, err = fleet.Open(ctx, fleet.Config{
-		JetStream: h.js, Issuer: h.keys, Server: h.nats, LeafURL: h.leafURL(), Log: h.log,
+		JetStream: h.js, Issuer: h.keys, Server: h.nats, LeafURL: h.leafURL(), Audit: h.audit, Log: h.log,
+		KeyTTL: h.cfg.CredentialTTL, Reenroll: h.cfg.Reenroll, NewID: client.NewID,
+		Make: func(ctx context.Context, d fleet.Device, parent string) error { return h.manage.Make(ctx, d, parent) },
+		Send: func(id string, data []byte) error {
+			return h.conns[cred.DEVICES].Publish(subject.ToGateway(id, subject.Cred), data)
+		},
 		Enrolled: func(id string) { // a new box lacks the winners
 			if g := h.door.Gate(id); g != nil {
 				g.Lacks(id)
@@ -392,7 +403,7 @@ func (h *hub) startFleet(ctx context.Context) (err error) {
 		Edge:  func(id string) journal.Store { return h.written(h.edge, subject.LogEdge(id)) },
 		Down:  func(id string) journal.Store { return h.written(h.down, subject.LogDown(id)) },
 		Acked: h.meta.Acked, Heads: h.meta.Heads, Chains: h.meta.Chains, Fresh: h.meta.Fresh,
-		Kick: h.nats.KickDevice, Stored: h.bell.Ring, Save: h.save, Log: h.log,
+		Kick: h.nats.KickDevice, Renew: h.fleet.Renew, Stored: h.bell.Ring, Save: h.save, Log: h.log,
 		Reached: func(id string, at frame.Cursor) { h.keeper.Reached(subject.LogDown(id), at) },
 		Telling: func(id string, at frame.Cursor, f *frame.Frame) { h.keeper.Telling(subject.LogDown(id), at, f) },
 		Refused: h.refused,
@@ -410,6 +421,10 @@ func (h *hub) startFleet(ctx context.Context) (err error) {
 			return err
 		}
 	}
+	h.manage = manage.New(manage.Config{
+		Conn: h.conns[cred.PEOPLE], Root: h.root, Registry: h.fleet, Audit: h.audit, Instance: h.bus, Door: h.door,
+		Enroll: h.enrollLine, Online: h.online, Log: h.log.With().Str("component", "manage").Logger(),
+	})
 	return nil
 }
 
@@ -471,10 +486,8 @@ func (h *hub) startDoor(ctx context.Context) error {
 		return daemon.Every(ctx, overhearEvery, nil, func() { h.nats.Overhearing(h.leafEvent) })
 	})
 	h.stages.Start("bus", h.bus.Serve)
-	h.stages.Start("manage", manage.New(manage.Config{
-		Conn: h.conns[cred.PEOPLE], Root: h.root, Registry: h.fleet, Instance: h.bus, Door: h.door,
-		Enroll: h.enrollLine, Online: h.online, Log: h.log.With().Str("component", "manage").Logger(),
-	}).Run)
+	h.stages.Start("credentials", h.fleet.Run)
+	h.stages.Start("manage", h.manage.Run)
 	return nil
 }
 
@@ -510,9 +523,14 @@ func (h *hub) online(id string) bool {
 	return slices.ContainsFunc(h.nats.Leafs(), func(l natsd.LeafInfo) bool { return l.ID == id })
 }
 
-// enrollLine is what an installer pastes at the gateway.
+// enrollLine is what an installer pastes at the gateway. A gateway whose key
+// is registered needs no token.
 func (h *hub) enrollLine(token string) string {
-	return fmt.Sprintf("sapflow-agent enroll %s --token %s --data /var/lib/sapflow", h.url(), token)
+	line := "sapflow-agent enroll " + h.url()
+	if token != "" {
+		line += " --token " + token
+	}
+	return line + " --data /var/lib/sapflow"
 }
 
 func (h *hub) url() string {

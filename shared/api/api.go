@@ -3,9 +3,11 @@
 package api
 
 import (
+	"cmp"
 	"encoding/json"
 	"errors"
 	"fmt"
+	"net/http"
 
 	"github.com/sapflow/sapflow/shared/point"
 	"github.com/sapflow/sapflow/shared/tree"
@@ -30,6 +32,46 @@ const (
 	CodeBusy         Code = "busy"            // try again later
 	CodeInternal     Code = "internal"        // see the log of the instance
 )
+
+// The codes of enrolment and of gateways.
+const (
+	CodeTokenInvalid Code = "token_invalid" // never given out, replaced or withdrawn
+	CodeTokenUsed    Code = "token_used"    // by another key, or as often as it may be
+	CodeTokenExpired Code = "token_expired"
+	CodeKeyInvalid   Code = "key_invalid"   // of a wrong kind, or void
+	CodeKeyUnknown   Code = "key_unknown"   // nobody has registered or let in that key
+	CodeProofInvalid Code = "proof_invalid" // the signature is not by the key
+	CodeRejected     Code = "rejected"      // an operator turned the gateway away
+	CodeRevoked      Code = "revoked"       // an operator made its key void
+	CodeBadRequest   Code = "bad_request"   // the body of an HTTP request cannot be read
+)
+
+// statuses are the HTTP statuses of codes; what is missing is 400.
+var statuses = map[Code]int{
+	CodeTooLarge: http.StatusRequestEntityTooLarge, CodeNotFound: http.StatusNotFound, CodeAmbiguous: http.StatusConflict,
+	CodeForeign: http.StatusForbidden, CodeConflict: http.StatusConflict, CodeUnauthorized: http.StatusUnauthorized,
+	CodeDiskFull: http.StatusInsufficientStorage, CodeBusy: http.StatusTooManyRequests, CodeInternal: http.StatusInternalServerError,
+	CodeTokenInvalid: http.StatusForbidden, CodeTokenUsed: http.StatusConflict, CodeTokenExpired: http.StatusForbidden,
+	CodeKeyUnknown: http.StatusForbidden, CodeRejected: http.StatusForbidden, CodeRevoked: http.StatusForbidden,
+}
+
+// WriteError answers an HTTP request with an error, which is the body:
+// {code, message, hint}. All answers that are errors are made here.
+func WriteError(w http.ResponseWriter, err error) {
+	e := From(err)
+	WriteJSON(w, e.Code.Status(), e)
+}
+
+// WriteJSON answers an HTTP request with v.
+func WriteJSON(w http.ResponseWriter, status int, v any) {
+	w.Header().Set("Content-Type", "application/json")
+	w.Header().Set("Cache-Control", "no-store")
+	w.WriteHeader(status)
+	_ = json.NewEncoder(w).Encode(v) // the other end is gone: nobody to tell
+}
+
+// Status returns the HTTP status that goes with a code.
+func (c Code) Status() int { return cmp.Or(statuses[c], http.StatusBadRequest) }
 
 // Error is an error as it crosses the network.
 type Error struct {
@@ -340,18 +382,53 @@ type DeviceAdd struct {
 	Name   string `json:"name"`
 	Parent string `json:"parent,omitempty"` // node id, the root by default
 	Plan   string `json:"plan,omitempty"`
+	// Key is the public key of a gateway that enrols without a token.
+	Key     string `json:"key,omitempty"`
+	Expires string `json:"expires,omitempty"` // span until the token ends, such as 168h
 }
 
 // DeviceRef names a gateway in a fleet request.
 type DeviceRef struct {
-	ID string `json:"id"`
+	ID      string `json:"id"`
+	Expires string `json:"expires,omitempty"` // of fleet.token: span until the token ends
+}
+
+// DeviceAccept lets a gateway in that waits: as a new node below Parent, or in
+// the place of the gateway Node.
+type DeviceAccept struct {
+	ID     string `json:"id"` // of the gateway that waits, or the beginning of it
+	Parent string `json:"parent,omitempty"`
+	Node   string `json:"node,omitempty"`
+	Name   string `json:"name,omitempty"`
 }
 
 // DeviceToken is a new token and the line that an installer pastes.
 type DeviceToken struct {
 	ID     string `json:"id"`
-	Token  string `json:"token"`
+	Token  string `json:"token,omitempty"`
 	Enroll string `json:"enroll"`
+}
+
+// TokenAdd asks fleet.tokenadd for a token that is not for one gateway: each
+// box that enrols with it becomes a new one below Parent.
+type TokenAdd struct {
+	Parent  string `json:"parent,omitempty"` // node id, the root by default
+	Plan    string `json:"plan,omitempty"`
+	Count   int    `json:"count,omitempty"`   // boxes that may use it, 1 by default
+	Auto    bool   `json:"auto,omitempty"`    // let them in at once; else they wait for fleet.accept
+	Expires string `json:"expires,omitempty"` // span until it ends, such as 168h
+}
+
+// Token is what the hub knows about such a token.
+type Token struct {
+	ID      string `json:"id"`
+	Parent  string `json:"parent"`
+	Plan    string `json:"plan,omitempty"`
+	Count   int    `json:"count"`
+	Used    int    `json:"used"`
+	Auto    bool   `json:"auto"`
+	Created string `json:"created"`
+	Expires string `json:"expires"`
 }
 
 // Device is what the hub knows about a gateway.
@@ -359,7 +436,7 @@ type Device struct {
 	ID        string         `json:"id"`
 	Name      string         `json:"name"`
 	Plan      string         `json:"plan"`
-	State     string         `json:"state"` // new, accepted, revoked
+	State     string         `json:"state"` // new, pending, accepted, rejected, revoked
 	Online    bool           `json:"online"`
 	Late      bool           `json:"late,omitempty"` // connected, and silent for two of the intervals it announced
 	LastSeen  string         `json:"lastSeen,omitempty"`
@@ -370,4 +447,30 @@ type Device struct {
 	Aside     map[string]int `json:"aside,omitempty"`         // points set aside, by reason
 	Refused   map[string]int `json:"refused,omitempty"`       // what it was refused since the hub started, and how often
 	Link      string         `json:"link,omitempty"`          // what the link says, e.g. a clone
+	Key       string         `json:"key,omitempty"`           // its public key
+	Expires   string         `json:"expires,omitempty"`       // when its credential ends
+	Node      string         `json:"node,omitempty"`          // of one that waits: the gateway whose place it asks for
+	Parent    string         `json:"parent,omitempty"`        // of one that waits: where its token puts it
+	From      string         `json:"from,omitempty"`          // of one that waits: the address it asked from last
+	Clones    int            `json:"clones,omitempty"`        // how often its key was seen in two places
+	Clone     string         `json:"clone,omitempty"`         // how and when, the last time
+}
+
+// AuditRequest asks fleet.audit for entries.
+type AuditRequest struct {
+	After uint64 `json:"after,omitempty"` // entries with a higher number; the newest by default
+	Limit int    `json:"limit,omitempty"` // 100 by default, 1,000 at most
+	About string `json:"about,omitempty"` // only about this gateway, token or key
+}
+
+// AuditEntry is one entry: who did what to what, when and from where.
+type AuditEntry struct {
+	Seq    uint64            `json:"seq"`
+	Time   string            `json:"time"`
+	Who    string            `json:"who"`  // local, admin, gateway ID, key KEY, hub
+	From   string            `json:"from"` // address, or nats for programs with local.creds
+	What   string            `json:"what"` // such as device.revoked
+	On     string            `json:"on,omitempty"`
+	Code   Code              `json:"code,omitempty"` // why it was refused
+	Detail map[string]string `json:"detail,omitempty"`
 }

@@ -15,6 +15,13 @@ const (
 	fleetShow   = "show"
 	fleetRevoke = "revoke"
 	fleetRemove = "remove"
+	fleetAccept = "accept"
+	fleetReject = "reject"
+
+	fleetTokenAdd    = "tokenadd"
+	fleetTokenList   = "tokenlist"
+	fleetTokenRemove = "tokenremove"
+	fleetAudit       = "audit"
 )
 
 // DeviceAdd adds a gateway and returns the token that it enrols with.
@@ -24,7 +31,50 @@ func (c *Client) DeviceAdd(ctx context.Context, req api.DeviceAdd) (*api.DeviceT
 
 // DeviceToken makes a new token for a gateway, whose box was replaced.
 func (c *Client) DeviceToken(ctx context.Context, id string) (*api.DeviceToken, error) {
-	return fleet[api.DeviceToken](ctx, c, fleetToken, api.DeviceRef{ID: id})
+	return c.DeviceTokenFor(ctx, api.DeviceRef{ID: id})
+}
+
+// DeviceTokenFor makes a new token for a gateway that ends when ref says.
+func (c *Client) DeviceTokenFor(ctx context.Context, ref api.DeviceRef) (*api.DeviceToken, error) {
+	return fleet[api.DeviceToken](ctx, c, fleetToken, ref)
+}
+
+// DeviceAccept lets a gateway in that waits.
+func (c *Client) DeviceAccept(ctx context.Context, req api.DeviceAccept) (*api.Device, error) {
+	return fleet[api.Device](ctx, c, fleetAccept, req)
+}
+
+// DeviceReject turns a gateway away that waits.
+func (c *Client) DeviceReject(ctx context.Context, id string) (*api.Device, error) {
+	return fleet[api.Device](ctx, c, fleetReject, api.DeviceRef{ID: id})
+}
+
+// TokenAdd makes a token for gateways that are not known yet.
+func (c *Client) TokenAdd(ctx context.Context, req api.TokenAdd) (*api.DeviceToken, error) {
+	return fleet[api.DeviceToken](ctx, c, fleetTokenAdd, req)
+}
+
+// Tokens returns the tokens of TokenAdd.
+func (c *Client) Tokens(ctx context.Context) ([]api.Token, error) {
+	list, err := fleet[[]api.Token](ctx, c, fleetTokenList, struct{}{})
+	if err != nil {
+		return nil, err
+	}
+	return *list, nil
+}
+
+// TokenRemove withdraws a token of TokenAdd.
+func (c *Client) TokenRemove(ctx context.Context, id string) error {
+	return c.ask(ctx, subject.Fleet(fleetTokenRemove), api.DeviceRef{ID: id}, nil)
+}
+
+// Audit returns entries of the record of what was done, in order.
+func (c *Client) Audit(ctx context.Context, req api.AuditRequest) ([]api.AuditEntry, error) {
+	list, err := fleet[[]api.AuditEntry](ctx, c, fleetAudit, req)
+	if err != nil {
+		return nil, err
+	}
+	return *list, nil
 }
 
 // Devices returns all gateways.

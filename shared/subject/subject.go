@@ -90,6 +90,8 @@ const (
 	Hello = "hello"
 	Frame = "frame"
 	Ack   = "ack"
+	Renew = "renew" // a gateway asks for a new credential
+	Cred  = "cred"  // and gets it
 )
 
 // FromGateway returns the subject on which gateway id sends a link verb.
@@ -193,6 +195,12 @@ func ShardInAll(side Side, shard int) string {
 
 // ShardStored is what the streams of shards store their messages at.
 const ShardStored = Write + ".>"
+
+// StreamAudit is the stream of who did what about gateways.
+const StreamAudit = "AUDIT"
+
+// Audit returns the private subject of an entry of a kind.
+func Audit(kind string) string { return "audit." + kind }
 
 // BucketFleet is the key-value bucket of the gateways.
 const BucketFleet = "fleet"

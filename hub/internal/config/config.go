@@ -5,6 +5,7 @@ package config
 
 import (
 	"errors"
+	"time"
 
 	"github.com/rs/zerolog"
 
@@ -18,6 +19,7 @@ const (
 	DefaultListen        = "127.0.0.1:4223"
 	DefaultMaxPerSubject = 1000
 	DefaultMetrics       = "127.0.0.1:9465"
+	DefaultCredentialTTL = 30 * 24 * time.Hour
 	DefaultLogLevel      = "info"
 	DefaultStoreTail     = 1 << 20 // up to 16 MB
 )
@@ -55,6 +57,12 @@ type Config struct {
 	// TLSCert and TLSKey are PEM files for Leaf and HTTP, both or none; default
 	// none, which is plain.
 	TLSCert, TLSKey string
+	// CredentialTTL is how long the credential of a gateway is good; default
+	// 30 days, which is the most. It is renewed when two thirds of it are over.
+	CredentialTTL time.Duration
+	// Reenroll lets a gateway whose credential has ended have a new one for
+	// proving its key; default false: it waits until somebody accepts it.
+	Reenroll bool
 	// NodeStreams says how the points of nodes lie in streams.
 	NodeStreams NodeStreams
 	// Limits bound what one gateway may do.
@@ -109,6 +117,8 @@ type Settings struct {
 	LeafAdvertise *string             `yaml:"leafAdvertise" env:"SAPFLOW_LEAF_ADVERTISE" placeholder:"URL" help:"What an enrolled gateway is told to dial, instead of the address of --leaf."`
 	TLSCert       *string             `yaml:"tlsCert" name:"tls-cert" env:"SAPFLOW_TLS_CERT" placeholder:"FILE" help:"Certificate in PEM."`
 	TLSKey        *string             `yaml:"tlsKey" name:"tls-key" env:"SAPFLOW_TLS_KEY" placeholder:"FILE" help:"Key of the certificate in PEM."`
+	CredentialTTL *cli.Span           `yaml:"credentialTTL" name:"credential-ttl" env:"SAPFLOW_CREDENTIAL_TTL" placeholder:"30d" help:"How long the credential of a gateway is good, 30d at most. It is renewed when two thirds are over."`
+	Reenroll      *bool               `yaml:"reenroll" env:"SAPFLOW_REENROLL" help:"Let a gateway that was away until its credential ended have a new one; else it waits for device accept."`
 	NodeStreams   NodeStreamsSettings `yaml:"nodeStreams" embed:"" prefix:"node-streams-"`
 	Limits        LimitsSettings      `yaml:"limits" embed:"" prefix:"limits-"`
 	Store         cli.StoreSettings   `yaml:"store" embed:"" prefix:"store-"`
@@ -148,6 +158,8 @@ func (s Settings) Load(path string) (Config, error) {
 		LeafAdvertise: cli.First("", s.LeafAdvertise, f.LeafAdvertise),
 		TLSCert:       cli.First("", s.TLSCert, f.TLSCert),
 		TLSKey:        cli.First("", s.TLSKey, f.TLSKey),
+		CredentialTTL: time.Duration(cli.First(cli.Span(DefaultCredentialTTL), s.CredentialTTL, f.CredentialTTL)),
+		Reenroll:      cli.First(false, s.Reenroll, f.Reenroll),
 		NodeStreams: NodeStreams{
 			Layout:        cli.First("", s.NodeStreams.Layout, f.NodeStreams.Layout),
 			MaxPerSubject: cli.First(DefaultMaxPerSubject, s.NodeStreams.MaxPerSubject, f.NodeStreams.MaxPerSubject),
@@ -181,6 +193,9 @@ func (c Config) check() error {
 	}
 	if l := c.NodeStreams.Layout; l != "" && l != "node" && l != "shard" && l != "none" {
 		return cli.BadSetting("nodeStreams.layout", "is %q, it must be node, shard or none", l)
+	}
+	if c.CredentialTTL < time.Second || c.CredentialTTL > DefaultCredentialTTL {
+		return cli.BadSetting("credentialTTL", "is %s, it must be within 1s and 30d", c.CredentialTTL)
 	}
 	if c.NodeStreams.MaxPerSubject < 1 {
 		return cli.BadSetting("nodeStreams.maxPerSubject", "is %d, it must be at least 1", c.NodeStreams.MaxPerSubject)

@@ -58,6 +58,7 @@ type Config struct {
 	Fresh    map[string]bool               // those whose epoch had no frame, likewise
 	Heads    map[string][]string           // whose heads gateways still lack, from the snapshot
 	Kick     func(id string)               // closes a gateway's connection
+	Renew    func(id string)               // a gateway asks for a new credential; nil if nobody gives any
 	Stored   func()                        // a frame was stored and applied
 	Save     func() error                  // writes a snapshot
 	Limits   Limits                        // of each gateway; may be zero: no bounds
@@ -168,6 +169,10 @@ func (d *Door) receive(m *nats.Msg) {
 	}
 	if len(m.Header) > 0 {
 		d.count(g, refusedHeader)
+	}
+	if verb == subject.Renew && d.cfg.Renew != nil {
+		d.cfg.Renew(id)
+		return
 	}
 	if verb == subject.Hello {
 		if h, err := link.DecodeHello(m.Data); err == nil {

@@ -9,10 +9,13 @@ import (
 	"time"
 )
 
-// The states of a gateway.
+// The states of a gateway. One that waits (pending) or was turned away
+// (rejected) has no node and no record of its own, see Applicant.
 const (
 	StateNew      = "new"      // added, never enrolled
+	StatePending  = "pending"  // asks to be let in
 	StateAccepted = "accepted" // enrolled, its key is good
+	StateRejected = "rejected" // turned away
 	StateRevoked  = "revoked"  // its key is void, until it enrols with a new token
 )
 
@@ -25,11 +28,15 @@ type Device struct {
 	PublicKey    string       `json:"publicKey,omitempty"`
 	CreatedAt    time.Time    `json:"createdAt"`
 	EnrolledAt   time.Time    `json:"enrolledAt,omitzero"`
+	Expires      time.Time    `json:"expires,omitzero"`    // of the last JWT, at the latest
 	TokenHash    string       `json:"tokenHash,omitempty"` // SHA-256 in hex
 	TokenExpires time.Time    `json:"tokenExpires,omitzero"`
 	TokenUsed    bool         `json:"tokenUsed,omitempty"` // by PublicKey
 	Generation   int          `json:"generation"`          // number of enrolments
 	RevokedKeys  []RevokedKey `json:"revokedKeys,omitempty"`
+	Clones       int          `json:"clones,omitempty"` // how often its key was seen in two places
+	Clone        string       `json:"clone,omitempty"`  // how, the last time
+	CloneAt      time.Time    `json:"cloneAt,omitzero"`
 }
 
 // RevokedKey is a key that the gateway had, kept until its last JWT expired.
@@ -41,10 +48,12 @@ type RevokedKey struct {
 // newToken gives the device a claim token: "<id>.<secret>", where the secret
 // has 130 random bits. The record keeps its hash.
 func (d *Device) newToken(expires time.Time) string {
-	token := d.ID + "." + strings.ToLower(rand.Text())
+	token := d.ID + "." + secret()
 	d.TokenHash, d.TokenExpires, d.TokenUsed = hashToken(token), expires, false
 	return token
 }
+
+func secret() string { return strings.ToLower(rand.Text()) }
 
 // tokenID returns the gateway that a token claims to be for.
 func tokenID(token string) string {
@@ -57,11 +66,15 @@ func hashToken(token string) string {
 	return hex.EncodeToString(sum[:])
 }
 
+func sameHash(token, hash string) bool {
+	return subtle.ConstantTimeCompare([]byte(hashToken(token)), []byte(hash)) == 1
+}
+
 // claim takes the device for a key, if the token is good. again is true when
 // that key has claimed it with this token before: the reply was lost.
 func (d *Device) claim(token, publicKey string, now time.Time) (again bool, err error) {
 	switch {
-	case subtle.ConstantTimeCompare([]byte(hashToken(token)), []byte(d.TokenHash)) == 0:
+	case !sameHash(token, d.TokenHash):
 		return false, ErrTokenInvalid
 	case !now.Before(d.TokenExpires):
 		return false, ErrTokenExpired
@@ -69,15 +82,26 @@ func (d *Device) claim(token, publicKey string, now time.Time) (again bool, err 
 		return true, nil
 	case d.TokenUsed:
 		return false, ErrTokenUsed
-	case d.revoked(publicKey):
-		return false, ErrKeyInvalid
+	}
+	if err := d.take(publicKey, now); err != nil {
+		return false, err
+	}
+	d.TokenUsed = true
+	return false, nil
+}
+
+// take makes a key that of the gateway; the one that it had is void.
+func (d *Device) take(publicKey string, now time.Time) error {
+	if d.revoked(publicKey) {
+		return ErrKeyInvalid
 	}
 	if d.PublicKey != publicKey {
 		d.revokeKey(now)
 	}
-	d.State, d.PublicKey, d.EnrolledAt, d.TokenUsed = StateAccepted, publicKey, now, true
+	d.State, d.PublicKey, d.EnrolledAt = StateAccepted, publicKey, now
+	d.Clones, d.Clone, d.CloneAt = 0, "", time.Time{}
 	d.Generation++
-	return false, nil
+	return nil
 }
 
 // revokeKey moves the current key, if any, to the revoked ones.
@@ -95,4 +119,9 @@ func (d *Device) revoked(publicKey string) bool {
 		}
 	}
 	return false
+}
+
+// good tells whether a key is that of the gateway and not void.
+func (d *Device) good(publicKey string) bool {
+	return d.State == StateAccepted && d.PublicKey == publicKey && !d.revoked(publicKey)
 }

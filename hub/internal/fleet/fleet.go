@@ -1,5 +1,7 @@
 // Package fleet owns the registry of gateways: who may enrol, which key each
-// one has, which keys are void. It lives in a JetStream key-value bucket.
+// one has, which keys are void. It lives in a JetStream key-value bucket: a
+// gateway under its id, what is known about a public key under key.<key>, a
+// token for gateways that are not known yet under token.<id>.
 //
 // Every change is a compare-and-set on the record, so that of two simultaneous
 // claims exactly one wins, and the record is durable before anything follows
@@ -21,6 +23,8 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 	"github.com/rs/zerolog"
 
+	"github.com/sapflow/sapflow/hub/internal/audit"
+	"github.com/sapflow/sapflow/shared/api"
 	"github.com/sapflow/sapflow/shared/point"
 )
 
@@ -34,21 +38,12 @@ const (
 
 // What the registry refuses, and why.
 var (
-	// ErrNotFound is returned for a gateway that is not registered.
-	ErrNotFound = errors.New("no such gateway")
+	// ErrNotFound is returned for a gateway or token that is not registered.
+	ErrNotFound = api.Errorf(api.CodeNotFound, "see `sapflow-hub device list`", "no such gateway")
 	// ErrExists is returned by Add for an id that is taken.
-	ErrExists = errors.New("gateway exists already")
-	// ErrTokenInvalid is returned for a token that was never given out, or
-	// was replaced by a newer one, or died with a revocation.
-	ErrTokenInvalid = errors.New("token is not valid")
-	// ErrTokenUsed is returned for a token that another key has used.
-	ErrTokenUsed = errors.New("token was used already")
-	// ErrTokenExpired is returned for a token that is too old.
-	ErrTokenExpired = errors.New("token has expired")
-	// ErrKeyInvalid is returned for a key of a wrong kind or a revoked one.
-	ErrKeyInvalid = errors.New("public key is not acceptable")
-	// ErrProofInvalid is returned when the signature is not by the key.
-	ErrProofInvalid = errors.New("proof of possession is not valid")
+	ErrExists = api.Errorf(api.CodeConflict, "choose another id", "gateway exists already")
+
+	errCount = api.Errorf(api.CodeInvalid, "make several tokens for more", "a token is for 1 to %d gateways", maxTokenCount)
 )
 
 // Issuer signs and revokes credentials; cred.Keys does.
@@ -77,6 +72,18 @@ type Config struct {
 	Server Server
 	// LeafURL is what an enrolled gateway is told to dial, required.
 	LeafURL string
+	// Audit is told what happens; nil is told nothing.
+	Audit *audit.Log
+	// Make makes the node of a new gateway below a parent and adds it, durably;
+	// it may be repeated. Required where tokens for new gateways are used.
+	Make func(ctx context.Context, d Device, parent string) error
+	// NewID chooses the id of a new gateway; required with Make.
+	NewID func() string
+	// Send puts a renewed credential on the way to a gateway; required with Run.
+	Send func(id string, data []byte) error
+	// Reenroll lets a gateway whose credential has ended have a new one for
+	// proving its key; default false: it waits until it is accepted.
+	Reenroll bool
 	// Enrolled is called after a gateway has enrolled; it may be another box.
 	Enrolled func(id string)
 	// TokenTTL is how long a claim token is good; default 7 days.
@@ -95,7 +102,10 @@ type Registry struct {
 	cfg Config
 	log zerolog.Logger
 	kv  jetstream.KeyValue
-	mu  sync.Mutex // orders the account JWTs on their way to the server
+
+	renewals chan string // of gateways; closed by nobody, bounded by maxRenewals
+
+	mu sync.Mutex // orders the account JWTs on their way to the server
 }
 
 // Open opens the bucket, or makes it, and puts every revocation in it in force.
@@ -113,7 +123,7 @@ func Open(ctx context.Context, cfg Config) (*Registry, error) {
 	if err != nil {
 		return nil, fmt.Errorf("open bucket %s: %w", Bucket, err)
 	}
-	r := &Registry{cfg: cfg, kv: kv, log: cfg.Log.With().Str("component", "fleet").Logger()}
+	r := &Registry{cfg: cfg, kv: kv, renewals: make(chan string, maxRenewals), log: cfg.Log.With().Str("component", "fleet").Logger()}
 	devices, err := r.List(ctx)
 	if err != nil {
 		return nil, err
@@ -122,7 +132,10 @@ func Open(ctx context.Context, cfg Config) (*Registry, error) {
 	for _, d := range devices {
 		keys = append(keys, d.RevokedKeys...)
 	}
-	return r, r.enforce(keys)
+	if err := r.void(keys); err != nil {
+		return nil, err
+	}
+	return r, r.sweep(ctx)
 }
 
 // Add registers a gateway by ID, Name and Plan; the rest of d is ignored.
@@ -142,20 +155,24 @@ func (r *Registry) Add(ctx context.Context, d Device) error {
 	if err != nil {
 		return fmt.Errorf("add gateway %s: %w", d.ID, err)
 	}
+	r.cfg.Audit.Note(ctx, audit.DeviceAdded, d.ID, "name", d.Name, "plan", d.Plan)
 	return nil
 }
 
-// Token makes a one-time claim token for a gateway and voids an older one. The
-// gateway's present key stays good until the token is used.
-func (r *Registry) Token(ctx context.Context, id string) (string, error) {
+// Token makes a one-time claim token for a gateway, good for ttl, 0 for the
+// default, and voids an older one. The gateway's present key stays good until
+// the token is used.
+func (r *Registry) Token(ctx context.Context, id string, ttl time.Duration) (string, error) {
 	var token string
+	expires := r.cfg.Now().UTC().Add(cmp.Or(ttl, r.cfg.TokenTTL))
 	_, err := r.change(ctx, id, func(d *Device) error {
-		token = d.newToken(r.cfg.Now().UTC().Add(r.cfg.TokenTTL))
+		token = d.newToken(expires)
 		return nil
 	})
 	if err != nil {
 		return "", fmt.Errorf("make token for %s: %w", id, err)
 	}
+	r.cfg.Audit.Note(ctx, audit.TokenMade, id, "expires", expires.Format(time.RFC3339))
 	return token, nil
 }
 
@@ -167,12 +184,13 @@ func (r *Registry) Revoke(ctx context.Context, id string) error {
 		return nil
 	})
 	if err == nil {
-		err = r.enforce(d.RevokedKeys)
+		err = r.enforce(ctx, id, d.RevokedKeys)
 	}
 	if err != nil {
 		return fmt.Errorf("revoke %s: %w", id, err)
 	}
 	r.log.Info().Str("node_id", id).Msg("gateway revoked")
+	r.cfg.Audit.Note(ctx, audit.DeviceRevoked, id, "key", KeyID(d.PublicKey))
 	return nil
 }
 
@@ -185,7 +203,7 @@ func (r *Registry) Remove(ctx context.Context, id string) error {
 		}
 		// Revoked first: without the record nobody would know what to void.
 		d.revokeKey(r.cfg.Now().UTC())
-		if err := r.enforce(d.RevokedKeys); err != nil {
+		if err := r.enforce(ctx, id, d.RevokedKeys); err != nil {
 			return fmt.Errorf("remove %s: %w", id, err)
 		}
 		err = r.kv.Purge(ctx, id, jetstream.LastRevision(revision))
@@ -196,6 +214,7 @@ func (r *Registry) Remove(ctx context.Context, id string) error {
 			return fmt.Errorf("remove %s: %w", id, err)
 		}
 		r.log.Info().Str("node_id", id).Msg("gateway removed")
+		r.cfg.Audit.Note(ctx, audit.DeviceRemoved, id, "key", KeyID(d.PublicKey))
 		return nil
 	}
 }
@@ -211,12 +230,19 @@ func (r *Registry) Get(ctx context.Context, id string) (Device, error) {
 
 // List returns all gateways, ordered by id.
 func (r *Registry) List(ctx context.Context) ([]Device, error) {
-	watch, err := r.kv.WatchAll(ctx, jetstream.IgnoreDeletes())
+	devices, err := list[Device](ctx, r.kv, "*")
+	slices.SortFunc(devices, func(a, b Device) int { return cmp.Compare(a.ID, b.ID) })
+	return devices, err
+}
+
+// list returns the records whose key matches a pattern.
+func list[T any](ctx context.Context, kv jetstream.KeyValue, pattern string) ([]T, error) {
+	watch, err := kv.Watch(ctx, pattern, jetstream.IgnoreDeletes())
 	if err != nil {
 		return nil, fmt.Errorf("list gateways: %w", err)
 	}
 	defer watch.Stop()
-	var devices []Device
+	var all []T
 	for {
 		select {
 		case entry, ok := <-watch.Updates():
@@ -224,14 +250,13 @@ func (r *Registry) List(ctx context.Context) ([]Device, error) {
 				return nil, errors.New("list gateways: connection closed")
 			}
 			if entry == nil { // all values that were there
-				slices.SortFunc(devices, func(a, b Device) int { return cmp.Compare(a.ID, b.ID) })
-				return devices, nil
+				return all, nil
 			}
-			var d Device
-			if err := json.Unmarshal(entry.Value(), &d); err != nil {
+			var v T
+			if err := json.Unmarshal(entry.Value(), &v); err != nil {
 				return nil, fmt.Errorf("list gateways: record %s: %w", entry.Key(), err)
 			}
-			devices = append(devices, d)
+			all = append(all, v)
 		case <-ctx.Done():
 			return nil, fmt.Errorf("list gateways: %w", ctx.Err())
 		}
@@ -242,50 +267,73 @@ func (r *Registry) get(ctx context.Context, id string) (d Device, revision uint6
 	if point.CheckID(id) != nil {
 		return d, 0, ErrNotFound
 	}
-	entry, err := r.kv.Get(ctx, id)
+	return get[Device](ctx, r.kv, id)
+}
+
+func get[T any](ctx context.Context, kv jetstream.KeyValue, key string) (v T, revision uint64, err error) {
+	entry, err := kv.Get(ctx, key)
 	if errors.Is(err, jetstream.ErrKeyNotFound) {
-		return d, 0, ErrNotFound
+		return v, 0, ErrNotFound
 	}
 	if err != nil {
-		return d, 0, err
+		return v, 0, err
 	}
-	if err := json.Unmarshal(entry.Value(), &d); err != nil {
-		return d, 0, fmt.Errorf("record: %w", err)
+	if err := json.Unmarshal(entry.Value(), &v); err != nil {
+		return v, 0, fmt.Errorf("record: %w", err)
 	}
-	return d, entry.Revision(), nil
+	return v, entry.Revision(), nil
 }
 
 // errUnchanged lets an edit end without a write.
 var errUnchanged = errors.New("unchanged")
 
-// change edits a record by compare-and-set: edit is called again on a fresh
-// record each time somebody else was faster.
+// change edits the record of a gateway.
 func (r *Registry) change(ctx context.Context, id string, edit func(*Device) error) (Device, error) {
-	for {
-		d, revision, err := r.get(ctx, id)
-		if err != nil {
-			return d, err
-		}
-		if err := edit(&d); errors.Is(err, errUnchanged) {
-			return d, nil
-		} else if err != nil {
-			return d, err
-		}
+	if point.CheckID(id) != nil {
+		return Device{}, ErrNotFound
+	}
+	return change(ctx, r.kv, id, func(d *Device) error {
+		err := edit(d)
 		oldest := r.cfg.Now().Add(-r.cfg.KeyTTL)
 		d.RevokedKeys = slices.DeleteFunc(d.RevokedKeys, func(k RevokedKey) bool { return k.At.Before(oldest) })
-		data, err := json.Marshal(d)
+		return err
+	})
+}
+
+// change edits a record by compare-and-set: edit is called again on a fresh
+// record each time somebody else was faster.
+func change[T any](ctx context.Context, kv jetstream.KeyValue, key string, edit func(*T) error) (T, error) {
+	for {
+		v, revision, err := get[T](ctx, kv, key)
 		if err != nil {
-			return d, err
+			return v, err
 		}
-		_, err = r.kv.Update(ctx, id, data, revision)
+		if err := edit(&v); errors.Is(err, errUnchanged) {
+			return v, nil
+		} else if err != nil {
+			return v, err
+		}
+		data, err := json.Marshal(v)
+		if err != nil {
+			return v, err
+		}
+		_, err = kv.Update(ctx, key, data, revision)
 		if !errors.Is(err, jetstream.ErrKeyRevisionMismatch) {
-			return d, err
+			return v, err
 		}
 	}
 }
 
-// enforce voids keys, in the issuer and then on the live connections.
-func (r *Registry) enforce(keys []RevokedKey) error {
+// enforce voids the keys that a gateway had.
+func (r *Registry) enforce(ctx context.Context, id string, keys []RevokedKey) error {
+	if err := r.void(keys); err != nil {
+		return err
+	}
+	return r.retire(ctx, id, keys)
+}
+
+// void voids keys, in the issuer and then on the live connections.
+func (r *Registry) void(keys []RevokedKey) error {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	var accountJWT string

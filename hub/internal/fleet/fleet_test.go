@@ -1,9 +1,11 @@
 package fleet_test
 
 import (
+	"context"
 	"encoding/base64"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"net/http"
 	"net/http/httptest"
 	"path/filepath"
@@ -17,6 +19,7 @@ import (
 	"github.com/nats-io/nkeys"
 	"github.com/rs/zerolog"
 
+	"github.com/sapflow/sapflow/hub/internal/audit"
 	"github.com/sapflow/sapflow/hub/internal/cred"
 	"github.com/sapflow/sapflow/hub/internal/fleet"
 	"github.com/sapflow/sapflow/hub/internal/natsd"
@@ -46,7 +49,19 @@ func (c *clock) Add(d time.Duration) {
 	c.now = c.now.Add(d)
 }
 
+// settings of a registry that a test may change.
+type settings struct {
+	reenroll bool
+	make     func(r *fleet.Registry, d fleet.Device, parent string) error
+	sent     chan []byte // renewals
+}
+
 func open(t *testing.T) (*fleet.Registry, *clock) {
+	t.Helper()
+	return openWith(t, &settings{})
+}
+
+func openWith(t *testing.T, s *settings) (*fleet.Registry, *clock) {
 	t.Helper()
 	dir := t.TempDir()
 	keys, err := cred.Open(filepath.Join(dir, "keys"))
@@ -68,8 +83,30 @@ func open(t *testing.T) (*fleet.Registry, *clock) {
 		t.Fatal(err)
 	}
 	c := &clock{now: time.Now()}
-	r, err := fleet.Open(t.Context(), fleet.Config{
-		JetStream: js, Issuer: keys, Server: srv, LeafURL: "nats-leaf://127.0.0.1:7422", Now: c.Now,
+	record, err := audit.Open(t.Context(), js, c.Now, zerolog.Nop())
+	if err != nil {
+		t.Fatal(err)
+	}
+	ids := 0
+	var r *fleet.Registry
+	r, err = fleet.Open(t.Context(), fleet.Config{
+		JetStream: js, Issuer: keys, Server: srv, LeafURL: "nats-leaf://127.0.0.1:7422", Now: c.Now, Audit: record, Reenroll: s.reenroll,
+		NewID: func() string {
+			c.mu.Lock()
+			defer c.mu.Unlock()
+			ids++
+			return fmt.Sprintf("made-%d", ids)
+		},
+		Make: func(ctx context.Context, d fleet.Device, parent string) error {
+			if s.make != nil {
+				return s.make(r, d, parent)
+			}
+			return r.Add(ctx, d)
+		},
+		Send: func(_ string, data []byte) error {
+			s.sent <- data
+			return nil
+		},
 	})
 	if err != nil {
 		t.Fatal(err)
@@ -84,6 +121,12 @@ func claim(t *testing.T, token string) fleet.EnrollRequest {
 	if err != nil {
 		t.Fatal(err)
 	}
+	return sign(t, key, token)
+}
+
+// sign makes a request for a token, or for none, with a key.
+func sign(t *testing.T, key nkeys.KeyPair, token string) fleet.EnrollRequest {
+	t.Helper()
 	public, err := key.PublicKey()
 	if err != nil {
 		t.Fatal(err)
@@ -107,7 +150,7 @@ func add(t *testing.T, r *fleet.Registry, id string) (token string) {
 
 func newToken(t *testing.T, r *fleet.Registry, id string) string {
 	t.Helper()
-	token, err := r.Token(t.Context(), id)
+	token, err := r.Token(t.Context(), id, 0)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -234,7 +277,9 @@ func TestEnrollRefuses(t *testing.T) {
 		{"wrong secret", func(q *fleet.EnrollRequest) { *q = claim(t, token[:len(token)-1]) }, fleet.ErrTokenInvalid},
 		{"unknown gateway", func(q *fleet.EnrollRequest) { *q = claim(t, "gw-x."+token) }, fleet.ErrTokenInvalid},
 		{"wildcard", func(q *fleet.EnrollRequest) { *q = claim(t, "*.x") }, fleet.ErrTokenInvalid},
-		{"no token", func(q *fleet.EnrollRequest) { *q = claim(t, "") }, fleet.ErrTokenInvalid},
+		{"no token", func(q *fleet.EnrollRequest) { *q = claim(t, "") }, fleet.ErrKeyUnknown},
+		{"unknown fleet token", func(q *fleet.EnrollRequest) { *q = claim(t, "fleet.abcdefgh.x") }, fleet.ErrTokenInvalid},
+		{"wildcard fleet token", func(q *fleet.EnrollRequest) { *q = claim(t, "fleet.*.x") }, fleet.ErrTokenInvalid},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			req := claim(t, token)

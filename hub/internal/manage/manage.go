@@ -1,20 +1,26 @@
-// Package manage answers the operator's requests about gateways (fleet.*): it
+// Package manage answers the operator's requests about gateways (fleet.*, and
+// the same by HTTP): it
 // puts together what a gateway consists of, the registry's record, the node
 // in the tree and the gate in the door. Only the hub's own trusted programs
 // may ask.
 package manage
 
 import (
+	"bytes"
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
+	"maps"
+	"slices"
 	"strings"
 	"time"
 
 	"github.com/nats-io/nats.go"
 	"github.com/rs/zerolog"
 
+	"github.com/sapflow/sapflow/hub/internal/audit"
 	"github.com/sapflow/sapflow/hub/internal/door"
 	"github.com/sapflow/sapflow/hub/internal/fleet"
 	"github.com/sapflow/sapflow/shared/api"
@@ -33,11 +39,12 @@ const requestWait = 30 * time.Second
 // Config says what the service puts together. All fields but Log must be set.
 type Config struct {
 	Conn     *nats.Conn // where operators' programs are
-	Root     string     // node that new gateways go below by default
+	Audit    *audit.Log
+	Root     string // node that new gateways go below by default
 	Registry *fleet.Registry
 	Instance *bus.Instance
 	Door     *door.Door
-	Enroll   func(token string) string // the line that an installer pastes
+	Enroll   func(token string) string // the line that an installer pastes; without a token that of a key
 	Online   func(id string) bool
 	Log      zerolog.Logger
 }
@@ -65,12 +72,7 @@ func (s *Service) Run(ctx context.Context) error {
 		case <-ctx.Done():
 			return nil
 		case m := <-msgs:
-			ctx, cancel := context.WithTimeout(ctx, requestWait)
-			result, err := s.handle(ctx, strings.TrimPrefix(m.Subject, subject.Fleet("")), m.Data)
-			cancel()
-			if err != nil && api.CodeOf(err) == api.CodeInternal {
-				s.cfg.Log.Error().Err(err).Str("subject", m.Subject).Msg("request failed")
-			}
+			result, err := s.Do(audit.By(ctx, "local", "nats"), strings.TrimPrefix(m.Subject, subject.Fleet("")), m.Data)
 			if strings.HasPrefix(m.Reply, "_INBOX") {
 				_ = s.cfg.Conn.Publish(m.Reply, api.Encode(result, err))
 			}
@@ -78,37 +80,54 @@ func (s *Service) Run(ctx context.Context) error {
 	}
 }
 
-func (s *Service) handle(ctx context.Context, verb string, data []byte) (any, error) {
-	var ref api.DeviceRef
-	switch verb {
-	case "add":
-		var req api.DeviceAdd
-		if err := json.Unmarshal(data, &req); err != nil {
-			return nil, invalid(err)
-		}
-		return s.add(ctx, req)
-	case "list":
-		return s.list(ctx)
+// Do does what a request asks. Programs send it by NATS and by HTTP; who they
+// are stands in ctx, see package audit.
+func (s *Service) Do(ctx context.Context, verb string, data []byte) (any, error) {
+	ctx, cancel := context.WithTimeout(ctx, requestWait)
+	defer cancel()
+	h := handlers[verb]
+	if h == nil {
+		return nil, api.Errorf(api.CodeInvalid, "ask "+strings.Join(slices.Sorted(maps.Keys(handlers)), ", "), "no request %q", verb)
 	}
-	if err := json.Unmarshal(data, &ref); err != nil {
-		return nil, invalid(err)
+	result, err := h(s, ctx, data)
+	if err != nil && api.CodeOf(err) == api.CodeInternal {
+		s.cfg.Log.Error().Err(err).Str("request", verb).Msg("request failed")
 	}
-	switch verb {
-	case "token":
-		return s.token(ctx, ref.ID)
-	case "show":
-		d, err := s.cfg.Registry.Get(ctx, ref.ID)
-		if err != nil {
-			return nil, s.known(err, ref.ID)
-		}
-		return s.device(d), nil
-	case "revoke":
-		return nil, s.known(s.cfg.Registry.Revoke(ctx, ref.ID), ref.ID)
-	case "remove":
-		return nil, s.remove(ctx, ref.ID)
-	}
-	return nil, api.Errorf(api.CodeInvalid, "ask add, token, list, show, revoke or remove", "no request %q", verb)
+	return result, err
 }
+
+// handlers are what can be asked.
+var handlers = map[string]func(*Service, context.Context, []byte) (any, error){
+	"add":    with((*Service).add),
+	"token":  with((*Service).token),
+	"list":   with((*Service).list),
+	"show":   with((*Service).show),
+	"revoke": with((*Service).revoke),
+	"remove": with((*Service).remove),
+	"accept": with((*Service).accept),
+	"reject": with((*Service).reject),
+
+	"tokenadd":    with((*Service).tokenAdd),
+	"tokenlist":   with((*Service).tokenList),
+	"tokenremove": with((*Service).tokenRemove),
+	"audit":       with((*Service).audit),
+}
+
+// with reads the request of a handler; an empty one is a zero one.
+func with[Q, R any](f func(*Service, context.Context, Q) (R, error)) func(*Service, context.Context, []byte) (any, error) {
+	return func(s *Service, ctx context.Context, data []byte) (any, error) {
+		var req Q
+		if len(bytes.TrimSpace(data)) > 0 {
+			if err := json.Unmarshal(data, &req); err != nil {
+				return nil, invalid(err)
+			}
+		}
+		return f(s, ctx, req)
+	}
+}
+
+// none is a request or a result without content.
+type none = *struct{}
 
 func invalid(err error) error {
 	return api.Errorf(api.CodeInvalid, "see API.md for the request", "request is not valid: %s", err)
@@ -125,39 +144,81 @@ func (s *Service) known(err error, id string) error {
 
 var plans = []string{"wired", "lte", "catm"}
 
-// add makes a gateway: its node first, so that a record without a node, or a
-// token for it, never stands alone.
-func (s *Service) add(ctx context.Context, req api.DeviceAdd) (*api.DeviceToken, error) {
-	if req.Plan == "" {
-		req.Plan = plans[0]
-	}
-	if !strings.Contains(" "+strings.Join(plans, " ")+" ", " "+req.Plan+" ") {
-		return nil, api.Errorf(api.CodeInvalid, "use wired, lte or catm", "plan %q is not known", req.Plan)
+// checked completes and checks what a new gateway shall be.
+func (s *Service) checked(req *api.DeviceAdd) error {
+	req.Plan, req.Parent = cmp.Or(req.Plan, plans[0]), cmp.Or(req.Parent, s.cfg.Root)
+	if !slices.Contains(plans, req.Plan) {
+		return api.Errorf(api.CodeInvalid, "use wired, lte or catm", "plan %q is not known", req.Plan)
 	}
 	if strings.TrimSpace(req.Name) == "" {
-		return nil, api.Errorf(api.CodeInvalid, "sapflow-hub device add NAME", "a gateway needs a name")
+		return api.Errorf(api.CodeInvalid, "sapflow-hub device add NAME", "a gateway needs a name")
 	}
-	if req.Parent == "" {
-		req.Parent = s.cfg.Root
+	return nil
+}
+
+// add makes a gateway.
+func (s *Service) add(ctx context.Context, req api.DeviceAdd) (*api.DeviceToken, error) {
+	ttl, err := span(req.Expires)
+	if err == nil {
+		err = s.checked(&req)
+	}
+	if err != nil {
+		return nil, err
 	}
 	id := client.NewID()
-	points := append(point.Edge(req.Parent, id, point.NodeGateway),
-		point.Point{Series: point.Series{Node: id, Type: point.TypeDescription, Key: point.NoKey}, DataType: point.String, Data: []byte(req.Name)},
-		point.Point{Series: point.Series{Node: id, Type: point.TypePlan, Key: point.NoKey}, DataType: point.String, Data: []byte(req.Plan)},
-	)
-	// The gate opens before the node exists, so that the relay finds it.
-	if _, err := s.cfg.Door.Admit(ctx, id); err != nil {
-		return nil, err
-	}
-	if err := s.write(ctx, points); err != nil {
-		s.cfg.Door.Dismiss(id)
-		return nil, err
-	}
-	if err := s.cfg.Registry.Add(ctx, fleet.Device{ID: id, Name: req.Name, Plan: req.Plan}); err != nil {
+	if err := s.Make(ctx, fleet.Device{ID: id, Name: req.Name, Plan: req.Plan}, req.Parent); err != nil {
 		return nil, err
 	}
 	s.cfg.Log.Info().Str("node_id", id).Str("name", req.Name).Msg("gateway added")
-	return s.token(ctx, id)
+	if req.Key == "" {
+		return s.newToken(ctx, id, ttl)
+	}
+	if err := s.cfg.Registry.Register(ctx, id, req.Key); err != nil {
+		_, _ = s.remove(ctx, api.DeviceRef{ID: id}) // the error that matters is the first
+		return nil, err
+	}
+	return &api.DeviceToken{ID: id, Enroll: s.cfg.Enroll("")}, nil
+}
+
+// Make makes the node of a gateway and its record: the node first, so that a
+// record without a node, or a token for it, never stands alone. It may be
+// repeated.
+func (s *Service) Make(ctx context.Context, d fleet.Device, parent string) error {
+	if !slices.Contains(plans, d.Plan) {
+		d.Plan = plans[0]
+	}
+	parent = cmp.Or(parent, s.cfg.Root)
+	if err := s.site(parent, d.ID); err != nil {
+		return err
+	}
+	points := append(point.Edge(parent, d.ID, point.NodeGateway),
+		point.Point{Series: point.Series{Node: d.ID, Type: point.TypeDescription, Key: point.NoKey}, DataType: point.String, Data: []byte(d.Name)},
+		point.Point{Series: point.Series{Node: d.ID, Type: point.TypePlan, Key: point.NoKey}, DataType: point.String, Data: []byte(d.Plan)},
+	)
+	// The gate opens before the node exists, so that the relay finds it.
+	if _, err := s.cfg.Door.Admit(ctx, d.ID); err != nil {
+		return err
+	}
+	if err := s.write(ctx, points); err != nil {
+		s.cfg.Door.Dismiss(d.ID)
+		return err
+	}
+	if err := s.cfg.Registry.Add(ctx, d); err != nil && !errors.Is(err, fleet.ErrExists) {
+		return err
+	}
+	return nil
+}
+
+// span reads a span such as 168h, 0 for "".
+func span(text string) (time.Duration, error) {
+	if text == "" {
+		return 0, nil
+	}
+	d, err := time.ParseDuration(text)
+	if err != nil || d <= 0 {
+		return 0, api.Errorf(api.CodeInvalid, "give a span such as 168h", "%q is not a span", text)
+	}
+	return d, nil
 }
 
 // write makes points durable.
@@ -174,29 +235,158 @@ func (s *Service) write(ctx context.Context, points []point.Point) error {
 	}
 }
 
-func (s *Service) token(ctx context.Context, id string) (*api.DeviceToken, error) {
-	token, err := s.cfg.Registry.Token(ctx, id)
+func (s *Service) token(ctx context.Context, ref api.DeviceRef) (*api.DeviceToken, error) {
+	ttl, err := span(ref.Expires)
+	if err != nil {
+		return nil, err
+	}
+	return s.newToken(ctx, ref.ID, ttl)
+}
+
+func (s *Service) newToken(ctx context.Context, id string, ttl time.Duration) (*api.DeviceToken, error) {
+	token, err := s.cfg.Registry.Token(ctx, id, ttl)
 	if err != nil {
 		return nil, s.known(err, id)
 	}
 	return &api.DeviceToken{ID: id, Token: token, Enroll: s.cfg.Enroll(token)}, nil
 }
 
+func (s *Service) show(ctx context.Context, ref api.DeviceRef) (*api.Device, error) {
+	d, err := s.cfg.Registry.Get(ctx, ref.ID)
+	if errors.Is(err, fleet.ErrNotFound) {
+		a, err := s.cfg.Registry.Applicant(ctx, ref.ID)
+		if err != nil {
+			return nil, s.known(err, ref.ID)
+		}
+		return applicant(a), nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	device := s.device(d)
+	return &device, nil
+}
+
+// applicant is a gateway without a node.
+func applicant(a fleet.Applicant) *api.Device {
+	return &api.Device{
+		ID: fleet.KeyID(a.PublicKey), Name: a.Name, Plan: a.Plan, State: a.State, Key: a.PublicKey, Node: a.Node, Parent: a.Parent, From: a.From,
+		LastSeen: text(a.AskedAt),
+	}
+}
+
+// text returns a time as in replies, "" for none.
+func text(t time.Time) string {
+	if t.IsZero() {
+		return ""
+	}
+	return t.UTC().Format(time.RFC3339Nano)
+}
+
+func (s *Service) revoke(ctx context.Context, ref api.DeviceRef) (none, error) {
+	return nil, s.known(s.cfg.Registry.Revoke(ctx, ref.ID), ref.ID)
+}
+
+func (s *Service) accept(ctx context.Context, req api.DeviceAccept) (*api.Device, error) {
+	if req.Parent != "" && req.Node != "" {
+		return nil, api.Errorf(api.CodeInvalid, "give --parent for a new gateway, --node for one whose box was replaced", "a parent and a node cannot both be given")
+	}
+	d, err := s.cfg.Registry.Accept(ctx, req.ID, req.Parent, req.Node, req.Name)
+	if err != nil {
+		return nil, s.known(err, cmp.Or(req.Node, req.ID))
+	}
+	device := s.device(d)
+	return &device, nil
+}
+
+func (s *Service) reject(ctx context.Context, ref api.DeviceRef) (*api.Device, error) {
+	a, err := s.cfg.Registry.Reject(ctx, ref.ID)
+	if err != nil {
+		return nil, s.known(err, ref.ID)
+	}
+	return applicant(a), nil
+}
+
+func (s *Service) tokenAdd(ctx context.Context, req api.TokenAdd) (*api.DeviceToken, error) {
+	ttl, err := span(req.Expires)
+	if err != nil {
+		return nil, err
+	}
+	if req.Parent == "" {
+		req.Parent = s.cfg.Root
+	}
+	if req.Plan != "" && !slices.Contains(plans, req.Plan) {
+		return nil, api.Errorf(api.CodeInvalid, "use wired, lte or catm", "plan %q is not known", req.Plan)
+	}
+	if err := s.site(req.Parent, client.NewID()); err != nil {
+		return nil, err
+	}
+	want := fleet.Token{Parent: req.Parent, Plan: req.Plan, Count: req.Count, Auto: req.Auto}
+	if ttl > 0 {
+		want.Expires = time.Now().UTC().Add(ttl)
+	}
+	t, token, err := s.cfg.Registry.AddToken(ctx, want)
+	if err != nil {
+		return nil, err
+	}
+	return &api.DeviceToken{ID: t.ID, Token: token, Enroll: s.cfg.Enroll(token)}, nil
+}
+
+// site tells what is wrong with a node that a gateway shall come below.
+func (s *Service) site(node, id string) (err error) {
+	s.cfg.Instance.View(func(_ *state.State, t *tree.Tree) {
+		if !t.Has(node) {
+			err = api.Errorf(api.CodeNotFound, "see `sapflow-hub tree`", "there is no node %s", node)
+			return
+		}
+		err = t.Check(node, id, point.NodeGateway)
+	})
+	return err
+}
+
+func (s *Service) tokenList(ctx context.Context, _ none) ([]api.Token, error) {
+	tokens, err := s.cfg.Registry.Tokens(ctx)
+	list := []api.Token{}
+	for _, t := range tokens {
+		list = append(list, api.Token{
+			ID: t.ID, Parent: t.Parent, Plan: t.Plan, Count: t.Count, Used: len(t.Keys), Auto: t.Auto, Created: text(t.CreatedAt), Expires: text(t.Expires),
+		})
+	}
+	return list, err
+}
+
+func (s *Service) tokenRemove(ctx context.Context, ref api.DeviceRef) (none, error) {
+	err := s.cfg.Registry.RemoveToken(ctx, ref.ID)
+	if errors.Is(err, fleet.ErrNotFound) {
+		err = api.Errorf(api.CodeNotFound, "see `sapflow-hub token list`", "there is no token %s", ref.ID)
+	}
+	return nil, err
+}
+
+func (s *Service) audit(ctx context.Context, req api.AuditRequest) ([]audit.Entry, error) {
+	return s.cfg.Audit.List(ctx, req)
+}
+
 // remove revokes a gateway and takes its node out of the tree; its history
-// stays.
-func (s *Service) remove(ctx context.Context, id string) error {
-	if err := s.cfg.Registry.Remove(ctx, id); err != nil {
-		return s.known(err, id)
+// stays. One that waits is forgotten.
+func (s *Service) remove(ctx context.Context, ref api.DeviceRef) (none, error) {
+	id := ref.ID
+	err := s.cfg.Registry.Remove(ctx, id)
+	if errors.Is(err, fleet.ErrNotFound) {
+		return nil, s.known(s.cfg.Registry.Forget(ctx, id), id)
+	}
+	if err != nil {
+		return nil, err
 	}
 	s.cfg.Door.Dismiss(id)
 	points := s.cfg.Instance.Detach(id)
 	if len(points) == 0 {
-		return nil
+		return nil, nil
 	}
-	return s.write(ctx, points)
+	return nil, s.write(ctx, points)
 }
 
-func (s *Service) list(ctx context.Context) ([]api.Device, error) {
+func (s *Service) list(ctx context.Context, _ none) ([]api.Device, error) {
 	devices, err := s.cfg.Registry.List(ctx)
 	if err != nil {
 		return nil, err
@@ -205,11 +395,22 @@ func (s *Service) list(ctx context.Context) ([]api.Device, error) {
 	for _, d := range devices {
 		list = append(list, s.device(d))
 	}
-	return list, nil
+	applicants, err := s.cfg.Registry.Applicants(ctx)
+	for _, a := range applicants {
+		if a.State == fleet.StatePending || a.State == fleet.StateRejected {
+			list = append(list, *applicant(a))
+		}
+	}
+	return list, err
 }
 
 func (s *Service) device(d fleet.Device) api.Device {
-	out := api.Device{ID: d.ID, Name: d.Name, Plan: d.Plan, State: d.State, Online: s.cfg.Online(d.ID)}
+	out := api.Device{
+		ID: d.ID, Name: d.Name, Plan: d.Plan, State: d.State, Online: s.cfg.Online(d.ID), Key: d.PublicKey, Expires: text(d.Expires), Clones: d.Clones,
+	}
+	if d.Clones > 0 {
+		out.Clone = d.Clone + ", " + text(d.CloneAt)
+	}
 	s.cfg.Instance.View(func(st *state.State, _ *tree.Tree) {
 		get := func(typ string) *frame.Entry {
 			return st.Get(point.Series{Node: d.ID, Type: typ, Key: point.NoKey})

@@ -95,7 +95,7 @@ func (h *hub) enroll(t *testing.T, id string) *device {
 	if err := h.fleet.Add(t.Context(), fleet.Device{ID: id, Name: id}); err != nil {
 		t.Fatal(err)
 	}
-	token, err := h.fleet.Token(t.Context(), id)
+	token, err := h.fleet.Token(t.Context(), id, 0)
 	if err != nil {
 		t.Fatal(err)
 	}
