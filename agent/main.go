@@ -30,9 +30,10 @@ Every command finds the running agent by --data DIR (or SAPFLOW_DATA), or by --u
 type commands struct {
 	cli.Flags
 	Enroll  enrollCmd   `cmd:"" help:"Make this gateway known to a hub."`
+	Key     keyCmd      `cmd:"" help:"Print the public key of this gateway."`
 	Run     runCmd      `cmd:"" help:"Run the agent."`
 	Store   cli.Store   `cmd:"" help:"Check or count what a stopped instance has stored."`
-	Status  cli.Status  `cmd:"" help:"Print how the agent and its link are."`
+	Status  statusCmd   `cmd:"" help:"Print how the agent and its link are."`
 	Tree    cli.Tree    `cmd:"" help:"Print a tree with its present values."`
 	Get     cli.Get     `cmd:"" help:"Print a node with its points."`
 	Set     cli.Set     `cmd:"" help:"Write a value."`

@@ -15,6 +15,7 @@ import (
 	"github.com/sapflow/sapflow/agent/internal/config"
 	"github.com/sapflow/sapflow/agent/internal/identity"
 	"github.com/sapflow/sapflow/agent/internal/leaf"
+	"github.com/sapflow/sapflow/agent/internal/renew"
 	"github.com/sapflow/sapflow/agent/internal/settings"
 	"github.com/sapflow/sapflow/agent/internal/uplink"
 	"github.com/sapflow/sapflow/shared/api"
@@ -59,6 +60,7 @@ type agent struct {
 	history    atomic.Pointer[history.Archive] // nil until it is open
 	bus        *bus.Instance
 	uplink     *uplink.Uplink
+	renew      *renew.Keeper
 	settings   *settings.Settings
 	gauges     *gauge.Server
 	saved      bool          // the last snapshot, at the stop
@@ -108,9 +110,10 @@ func (a *agent) start(ctx context.Context) error {
 	return nil
 }
 
-func (a *agent) openIdentity(context.Context) (err error) {
+// openIdentity loads who this gateway is, or finds out.
+func (a *agent) openIdentity(ctx context.Context) (err error) {
 	if a.id, err = identity.Load(a.dir.Path); errors.Is(err, identity.ErrNotEnrolled) {
-		return fmt.Errorf("%w; add it at the hub with `sapflow-hub device add NAME` and paste the enrol line here", err)
+		a.id, err = (&first{data: a.dir.Path, log: a.log.With().Str("component", "first").Logger()}).contact(ctx)
 	}
 	return err
 }
@@ -292,8 +295,23 @@ func (a *agent) startUplink(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	a.renew = renew.New(renew.Config{
+		Identity: a.id, Now: func() time.Time { return point.TimeOf(a.clock.Now()) },
+		Linked:   func() bool { return a.uplink.Status().Phase == link.Open },
+		Idle:     func() bool { return !a.uplink.Status().Flying },
+		Refusals: func() int { return a.nats.Link().Refusals },
+		Request: func() error {
+			return a.conns[leaf.UPLINK].Publish(subject.FromGateway(a.id.ID(), subject.Renew), nil)
+		},
+		Swap: func() {
+			a.nats.CutLeaf()
+			a.nats.DialNow()
+		},
+		Log: a.log,
+	})
 	a.uplink = uplink.New(uplink.Config{
-		ID: a.id.ID(), Leaf: a.nats, Conn: a.conns[leaf.UPLINK], Instance: a.bus, Out: a.out, In: in,
+		Credential: a.renew.Deliver,
+		ID:         a.id.ID(), Leaf: a.nats, Conn: a.conns[leaf.UPLINK], Instance: a.bus, Out: a.out, In: in,
 		Acked: a.meta.Acked[a.id.ID()], Usage: a.meta.Usage, Commit: a.cfg.CommitEvery, Bytes: a.nats.Bytes,
 		Clock: &a.clock, Save: a.save, Log: a.log,
 		Reached: func(at frame.Cursor) { a.keeper.Reached(subject.LogEdge(a.id.ID()), at) },
@@ -350,6 +368,7 @@ func (a *agent) startServing(context.Context) error {
 	})
 	a.stages.Start("history", a.runHistory)
 	a.stages.Start("uplink", a.uplink.Run)
+	a.stages.Start("renew", a.renew.Run)
 	a.stages.Start("settings", a.settings.Run)
 	return nil
 }
@@ -371,6 +390,9 @@ func (a *agent) status(s *api.Status) {
 		s.Link = st.Halted
 	} else if socket := a.nats.Link(); !s.Connected && socket.LastError != "" {
 		s.Link = socket.State + ": " + socket.LastError
+		if reason := a.renew.Reason(); reason != "" {
+			s.Link = reason
+		}
 		if wait := time.Until(socket.NextTry); wait > 0 {
 			s.Link += fmt.Sprintf("; next try in %s", wait.Round(time.Second))
 		}

@@ -176,9 +176,14 @@ func (s Status) Run(ctx context.Context, out *Out) error {
 		if err != nil {
 			return err
 		}
-		if s.JSON {
-			return out.JSON(st)
-		}
-		return out.Table(statusRows(st))
+		return s.Print(out, st)
 	})
+}
+
+// Print prints a status in the form that was asked for.
+func (s Status) Print(out *Out, st *api.Status) error {
+	if s.JSON {
+		return out.JSON(st)
+	}
+	return out.Table(statusRows(st))
 }

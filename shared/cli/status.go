@@ -5,6 +5,7 @@ import (
 	"maps"
 	"slices"
 	"strconv"
+	"strings"
 
 	"github.com/sapflow/sapflow/shared/api"
 )
@@ -21,7 +22,15 @@ func statusRows(s *api.Status) [][]string {
 		{"node", s.ID},
 		{"version", s.Version},
 		{"listen", s.Listen},
-		{"link", link},
+	}
+	for i, piece := range pieces(link) {
+		name := "link"
+		if i > 0 {
+			name = " "
+		}
+		rows = append(rows, []string{name, piece})
+	}
+	rows = append(rows, [][]string{
 		{"backlog", fmt.Sprintf("%d points", s.BacklogPoints)},
 		{"sent", sizeText(s.TxBytes)},
 		{"received", sizeText(s.RxBytes)},
@@ -29,7 +38,7 @@ func statusRows(s *api.Status) [][]string {
 		{"line", lineText(s)},
 		{"store", sizeText(s.StoreBytes)},
 		{"at risk", s.LossWindow},
-	}
+	}...)
 	for _, class := range slices.Sorted(maps.Keys(s.LinkBytes)) {
 		rows = append(rows, []string{class, sizeText(s.LinkBytes[class])})
 	}
@@ -37,6 +46,19 @@ func statusRows(s *api.Status) [][]string {
 		rows = append(rows, []string{name, strconv.Itoa(s.Counters[name])})
 	}
 	return rows
+}
+
+// pieces cuts a text between words so that each piece fits a cell.
+func pieces(text string) (list []string) {
+	at := -1
+	for _, word := range strings.Fields(text) {
+		if at < 0 || len(list[at])+1+len(word) > maxCell {
+			list, at = append(list, word), at+1
+			continue
+		}
+		list[at] += " " + word
+	}
+	return list
 }
 
 // MonthText tells what a line has carried this month, both ways, and what it

@@ -23,6 +23,15 @@ type Target struct {
 	Creds string `help:"Credentials file, with --url ($$SAPFLOW_CREDS)." placeholder:"FILE"`
 }
 
+// Dir returns the data directory of the instance, "" if it is reached by an
+// address.
+func (t Target) Dir() string {
+	if t.URL == "" && t.Data == "" && os.Getenv(envURL) == "" {
+		return os.Getenv(envData)
+	}
+	return t.Data
+}
+
 // Dial connects to the instance: a flag counts before the environment, an
 // address before a directory.
 func (t Target) Dial(ctx context.Context) (*client.Client, error) {

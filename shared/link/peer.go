@@ -212,6 +212,7 @@ type Status struct {
 	Hellos    int            // sessions opened
 	Rate      int            // measured, bytes a second; 0 if not known
 	RoundTrip time.Duration  // measured; 0 if not known
+	Flying    bool           // a frame of this end is not acked yet
 	Behind    bool           // the log holds more than goes out at once
 }
 
@@ -334,6 +335,7 @@ func (p *Peer) Run(ctx context.Context) error {
 		p.mu.Lock()
 		s := &p.status
 		s.Phase, s.Acked, s.Behind = p.machine.Phase(), p.machine.AckedPosition(), p.behind
+		s.Flying = p.machine.flying != nil
 		s.Rate, s.RoundTrip = int(p.line.rate), p.line.trip
 		p.mu.Unlock()
 	}

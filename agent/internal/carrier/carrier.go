@@ -68,6 +68,9 @@ type Info struct {
 	NextTry time.Time
 	// LastError is why there is no connection, or why the last one ended.
 	LastError string
+	// Refusals counts connections that the hub ended, since the last one that
+	// was of use.
+	Refusals int
 	// Dials counts attempts since the start.
 	Dials int
 	// Address is host:port of the other end of the present or last
@@ -199,6 +202,7 @@ func (c *Carrier) Info() Info {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	info := c.info
+	info.Refusals = c.refusals
 	if !info.NextTry.IsZero() { // waits by the monotonic clock, the wall clock may jump
 		info.NextTry = time.Now().Add(time.Until(info.NextTry))
 	}

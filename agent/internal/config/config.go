@@ -138,3 +138,39 @@ func (c Config) check() error {
 	}
 	return errors.Join(c.Store.Check(), cli.CheckLevel(c.LogLevel), cli.CheckAddress("listen", c.Listen), cli.CheckAddress("metrics", c.Metrics))
 }
+
+// First is what a file says about the first contact with a hub.
+type First struct {
+	// URL is the address of the hub, http or https, required.
+	URL string `yaml:"url"`
+	// Token is the claim token; without one the hub must know the key.
+	Token string `yaml:"token"`
+	// Pin is the certificate of the hub, sha256:<hex>; default none, the
+	// system's authorities are trusted.
+	Pin string `yaml:"pin"`
+	// CA is a file with the authorities to trust.
+	CA string `yaml:"ca"`
+	// Name and Plan are what the gateway would like to be.
+	Name string `yaml:"name"`
+	Plan string `yaml:"plan"`
+	// Insecure allows plain http beyond this machine.
+	Insecure bool `yaml:"insecure"`
+}
+
+// String hides the token.
+func (f First) String() string { return "first contact with " + f.URL }
+
+// GoString hides the token.
+func (f First) GoString() string { return f.String() }
+
+// ReadFirst reads such a file.
+func ReadFirst(path string) (First, error) {
+	var f First
+	if err := cli.ReadSettings(path, &f); err != nil {
+		return f, err
+	}
+	if f.URL == "" {
+		return f, fmt.Errorf("%s: url is missing, the address of the hub", path)
+	}
+	return f, nil
+}

@@ -41,6 +41,8 @@ type record struct {
 	// Authorities are certificates in PEM that the hub is verified with, the
 	// system's if empty.
 	Authorities string `json:"authorities,omitempty"`
+	// Insecure allows plain http to the hub, beyond loopback.
+	Insecure bool `json:"insecure,omitempty"`
 }
 
 // Identity is an enrolled gateway. It is safe for concurrent use.
@@ -55,6 +57,7 @@ type Identity struct {
 // credential is a JWT and what it says.
 type credential struct {
 	jwt     string
+	issued  time.Time
 	expires time.Time
 }
 
@@ -111,7 +114,7 @@ func parse(token, id, publicKey string) (*credential, error) {
 	if err := point.CheckID(id); err != nil {
 		return nil, err
 	}
-	c := &credential{jwt: token}
+	c := &credential{jwt: token, issued: time.Unix(claims.IssuedAt, 0)}
 	if claims.Expires != 0 {
 		c.expires = time.Unix(claims.Expires, 0)
 	}
@@ -153,6 +156,9 @@ func (id *Identity) PublicKey() string { return id.record.PublicKey }
 
 // Expires returns when the JWT ends, the zero time if it does not.
 func (id *Identity) Expires() time.Time { return id.token.Load().expires }
+
+// Issued returns when the JWT was made, by the hub's clock.
+func (id *Identity) Issued() time.Time { return id.token.Load().issued }
 
 // Sign returns the JWT and signs the nonce of the hub, without I/O; it is the
 // SignatureCB of a leaf remote.

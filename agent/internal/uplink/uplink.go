@@ -56,7 +56,9 @@ type Config struct {
 	// about to be told of a gap there before a frame; its error puts that off.
 	Reached func(at frame.Cursor)
 	Telling func(at frame.Cursor, f *frame.Frame) error
-	Log     zerolog.Logger
+	// Credential is given what the hub says about a new credential.
+	Credential func(data []byte)
+	Log        zerolog.Logger
 }
 
 // Uplink is the gateway's end of the link.
@@ -180,6 +182,10 @@ func (u *Uplink) Appended() { u.peer.Appended() }
 func (u *Uplink) Run(ctx context.Context) error {
 	sub, err := u.cfg.Conn.Subscribe(subject.ToGateway(u.cfg.ID, "*"), func(m *nats.Msg) {
 		verb := m.Subject[len(subject.ToGateway(u.cfg.ID, "")):]
+		if verb == subject.Cred {
+			u.cfg.Credential(m.Data)
+			return
+		}
 		u.peer.Deliver(verb, m.Data)
 	})
 	if err != nil {
