@@ -1,6 +1,6 @@
 // Package cli owns what the command lines of hub and agent share: how they
 // are parsed, which exit code an error means, how they log, and the commands
-// that both have (get, set, tree, watch, history, status, store).
+// that both have (get, set, tree, watch, history, import, status, store).
 //
 // It talks to a running instance through package client only, and reads the
 // store of a stopped one with what the binary opens. Exit codes: 0

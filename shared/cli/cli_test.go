@@ -1,13 +1,20 @@
 package cli_test
 
 import (
+	"bufio"
 	"bytes"
 	"encoding/csv"
 	"encoding/json"
+	"fmt"
 	"math"
 	"os"
+	"path/filepath"
+	"regexp"
+	"strconv"
 	"strings"
+	"syscall"
 	"testing"
+	"time"
 
 	"github.com/sapflow/sapflow/shared/api"
 	"github.com/sapflow/sapflow/shared/cli"
@@ -34,6 +41,7 @@ type commands struct {
 	Tree    cli.Tree    `cmd:"" help:"Show a tree."`
 	Watch   cli.Watch   `cmd:"" help:"Show live values."`
 	History cli.History `cmd:"" help:"Show history."`
+	Import  cli.Import  `cmd:"" help:"Import history."`
 	Status  cli.Status  `cmd:"" help:"Show the instance."`
 }
 
@@ -65,6 +73,7 @@ func TestUsage(t *testing.T) {
 		{"--version", 0, "sapflow 1.2.3\n"},
 		{"--help", 0, "history"},
 		{"set --help", 0, "set pump limit 42.5"},
+		{"import --help", 0, "import 2019.csv.gz --dry-run"},
 		{"", 2, "expected one of"},
 		{"fly", 2, "unexpected argument fly"},
 		{"get", 2, "see sapflow get --help"},
@@ -244,4 +253,72 @@ func (n notify) Write(b []byte) (int, error) {
 	default:
 	}
 	return len(b), nil
+}
+
+// TestImportInterrupted interrupts an import that waits for more of its file,
+// once its second batch comes into history.
+func TestImportInterrupted(t *testing.T) {
+	i := clienttest.Start(t)
+	node, err := i.Client.NodeAdd(t.Context(), i.Root, "sensor", "pump")
+	if err != nil {
+		t.Fatal(err)
+	}
+	pipe := filepath.Join(t.TempDir(), "pipe")
+	if err := syscall.Mkfifo(pipe, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	var out, errs bytes.Buffer
+	done := make(chan int, 1)
+	go func() {
+		app := cli.App{Name: "sapflow", Commands: &commands{}}
+		done <- app.Run([]string{"import", pipe, "--data", i.Dir}, &out, &errs)
+	}()
+	f, err := os.OpenFile(pipe, os.O_WRONLY, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	w := bufio.NewWriter(f)
+	const rows, third = 40_000, 40_000 / 3 // a batch of 16 MB is between a third and a half of them
+	text := strings.Repeat("x", 1000)
+	fmt.Fprintln(w, "time,node,type,key,value")
+	for k := range rows {
+		fmt.Fprintf(w, "2020-01-01T%02d:%02d:%02dZ,pump,text,0,%s\n", k/3600, k/60%60, k%60, text)
+	}
+	if err := w.Flush(); err != nil {
+		t.Fatal(err)
+	}
+	wait := time.NewTimer(30 * time.Second)
+	defer wait.Stop()
+	for count := 0; count < rows/2; {
+		select {
+		case <-wait.C:
+			t.Fatal("the second batch did not come")
+		case <-time.After(10 * time.Millisecond):
+		}
+		err := i.Client.History(t.Context(), node, api.HistoryRequest{Type: "text", Every: "8760h"}, func(r *api.HistoryReply) error {
+			for _, b := range r.Buckets {
+				count = b.Count
+			}
+			return nil
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := syscall.Kill(os.Getpid(), syscall.SIGINT); err != nil {
+		t.Fatal(err)
+	}
+	if err := f.Close(); err != nil {
+		t.Fatal(err)
+	}
+	code := <-done
+	told := regexp.MustCompile(`^read (\d+), imported (\d+), refused 0, `).FindStringSubmatch(out.String())
+	line := regexp.MustCompile(`up to line (\d+); import it again.*\nsapflow: interrupted\n$`).FindStringSubmatch(errs.String())
+	if code != 1 || told == nil || line == nil {
+		t.Fatalf("got %d, %q, %q", code, out.String(), errs.String())
+	}
+	read, err := strconv.Atoi(told[1])
+	if err != nil || read < third || read >= rows || told[2] != told[1] || line[1] != strconv.Itoa(read+1) {
+		t.Errorf("got %q, %q", out.String(), errs.String())
+	}
 }

@@ -92,13 +92,13 @@ func Import(ctx context.Context, cfg ImportConfig) (ImportResult, error) {
 
 // importer is an import that is under way.
 type importer struct {
-	cfg    ImportConfig
-	start  time.Time
-	nodes  *Nodes
-	latest uint64 // time that a row may have, when the clock was read last
+	cfg   ImportConfig
+	start time.Time
+	nodes *Nodes
 
 	// Of the reading goroutine.
 	reader   *Reader
+	latest   uint64    // time that a row may have, when the clock was read last
 	names    []*series // by the numbers of names
 	series   map[point.Series]*series
 	heads    map[string]map[point.Series]api.Point // of nodes, when they were named first
@@ -174,6 +174,9 @@ func (m *importer) read(ctx context.Context, batches chan<- batch) error {
 			m.batch.line = bad.Line
 			m.batch.counts.Refused++
 			m.refusals = Refuse(m.refusals, bad.Line, bad.Err)
+			if ctx.Err() != nil { // no batch may become full
+				return ctx.Err()
+			}
 			continue
 		}
 		m.batch.line = row.Line

@@ -298,3 +298,23 @@ func TestImportInterrupted(t *testing.T) {
 	check(t, "history", len(history(t, i.Client, "pump", "temp")), rows)
 	check(t, "now", head(t, i.Client, "pump", "temp"), fmt.Sprintf("%s float %d", start.Add((rows-1)*time.Second).Format(time.RFC3339), rows-1))
 }
+
+// endless is a trace of bad rows without end.
+type endless struct{ first func() }
+
+func (e endless) Read(b []byte) (int, error) {
+	e.first()
+	n := len(b) / 2 * 2
+	copy(b, strings.Repeat("x\n", n/2))
+	return n, nil
+}
+
+// TestImportEndless interrupts an import of which no batch becomes full.
+func TestImportEndless(t *testing.T) {
+	i := clienttest.Start(t)
+	ctx, cancel := context.WithCancel(t.Context())
+	r, err := trace.Import(ctx, trace.ImportConfig{Client: i.Client, File: io.MultiReader(strings.NewReader(header), endless{cancel})})
+	if !errors.Is(err, context.Canceled) || r.Line != 0 || len(r.Refusals) > 0 {
+		t.Errorf("got %+v, %v", r, err)
+	}
+}
