@@ -332,7 +332,7 @@ func cut(c *frame.Column) (segs []segment) {
 
 // splitGrid is what starts of leaves keep to if they can, in ns, so that the
 // segments of two leaves are those of one.
-const splitGrid = 900 * second
+const splitGrid = 1800 * second
 
 // split parts a leaf that is larger than limit at a time of its choice: the new
 // leaf takes what comes from there on. nil if the leaf is small enough, or is
@@ -341,7 +341,11 @@ func (l *leaf) split(limit int) (right *leaf, lost []Gap) {
 	if l.bytes() <= limit {
 		return nil, nil
 	}
-	at := l.middle(limit * 7 / 8)
+	return l.splitAt(l.middle(limit * 7 / 8))
+}
+
+// splitAt parts a leaf at a time, 0 for none.
+func (l *leaf) splitAt(at uint64) (right *leaf, lost []Gap) {
 	if at == 0 {
 		return nil, nil
 	}
@@ -355,6 +359,29 @@ func (l *leaf) split(limit int) (right *leaf, lost []Gap) {
 	l.cols = slices.DeleteFunc(l.cols, func(c *column) bool { return len(c.segs) == 0 })
 	l.end = at
 	return r, lost
+}
+
+// behind is how far columns are apart as a rule when they are written.
+const behind = 60 * second
+
+// full returns a time that parts what is complete in the newest leaf, more than
+// half of a limit, from what will be written again; 0 if there is none.
+func (l *leaf) full(limit int) uint64 {
+	if l.end != forever || l.bytes() <= limit/2 {
+		return 0
+	}
+	first, at := uint64(forever), l.last()
+	at -= min(at, behind)
+	at -= at % splitGrid
+	for _, c := range l.cols {
+		if len(c.segs) > 0 {
+			first = min(first, c.segs[0].From)
+		}
+	}
+	if first >= at {
+		return 0
+	}
+	return at
 }
 
 // middle returns a time that has segments of about so many bytes before it, and

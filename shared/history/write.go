@@ -361,7 +361,8 @@ func (a *Archive) load(ctx context.Context, chain chainName, start uint64, only 
 }
 
 // replace writes a leaf in place of what has its start. A leaf that is larger
-// than limit becomes several, the last one first: who has read the old one has
+// than limit becomes several, and the newest one is parted where it is full, so
+// that it is not written again; the last one first: who has read the old one has
 // all of them, and who reads the new one finds where it goes on. What is
 // closed, and so summarised in a chain of its own, is told there before.
 func (a *Archive) replace(ctx context.Context, chain chainName, l *leaf, limit int) error {
@@ -375,6 +376,11 @@ func (a *Archive) replace(ctx context.Context, chain chainName, l *leaf, limit i
 		list = slices.Insert(list, i+1, r)
 	}
 	if chain.level == subject.HistoryPoints {
+		newest := list[len(list)-1]
+		if r, lost := newest.splitAt(newest.full(limit)); r != nil {
+			a.lost(lost)
+			list = append(list, r)
+		}
 		closed := list
 		if n := len(list) - 1; list[n].end == forever {
 			closed = list[:n]
@@ -443,7 +449,7 @@ func (a *Archive) summarise(ctx context.Context, group int, list ...*leaf) error
 		}
 		from := max(s.start, all.start)
 		s.substitute(all, from, to)
-		if err := a.replace(ctx, chain, s, leafBytes); err != nil {
+		if err := a.replace(ctx, chain, s, leafBytes/4); err != nil { // the newest is written each time
 			return err
 		}
 		to = from
