@@ -174,21 +174,45 @@ func (a *agent) openStore(ctx context.Context) (err error) {
 	return nil
 }
 
+// historyRetry is when history that could not be opened is tried again.
+const historyRetry = time.Minute
+
 // runHistory opens the chunks, which may take its time after a loss of power,
-// and keeps them.
+// and keeps them. What is measured goes on without.
 func (a *agent) runHistory(ctx context.Context) error {
+	for {
+		h, err := a.openHistory(ctx)
+		if err == nil {
+			a.keeper.Attach(h)
+			a.history.Store(h)
+			close(a.chunksOpen)
+			return h.Run(ctx)
+		}
+		if ctx.Err() != nil {
+			return nil
+		}
+		a.log.Error().Err(err).Stringer("next_try_in", historyRetry).Msg("history is not open")
+		select {
+		case <-time.After(historyRetry):
+		case <-ctx.Done():
+			return nil
+		}
+	}
+}
+
+func (a *agent) openHistory(ctx context.Context) (*history.Archive, error) {
 	if err := a.nats.OpenChunks(); err != nil {
-		return err
+		return nil, err
 	}
 	js, err := jetstream.New(a.conns[leaf.CHUNKS])
 	if err != nil {
-		return err
+		return nil, err
 	}
 	chunks, err := journal.Ensure(ctx, js, history.Stream())
 	if err != nil {
-		return err
+		return nil, err
 	}
-	h, err := history.Open(ctx, history.Config{
+	return history.Open(ctx, history.Config{
 		JetStream: js, Stream: chunks, Tail: a.cfg.Store.Tail, Guard: a.guard.Chunks(),
 		Sources: []history.Source{
 			{Name: subject.StreamEdge, Store: a.edgeStore(), Author: a.self},
@@ -196,13 +220,6 @@ func (a *agent) runHistory(ctx context.Context) error {
 		},
 		Log: a.log.With().Str("component", "history").Logger(),
 	})
-	if err != nil {
-		return err
-	}
-	a.keeper.Attach(h)
-	a.history.Store(h)
-	close(a.chunksOpen)
-	return h.Run(ctx)
 }
 
 func (a *agent) edgeStore() *journal.JetStream {

@@ -43,7 +43,8 @@ func (b *Instance) Judge(author string, entries []frame.Entry, limits Limits) Ve
 			continue
 		}
 		v.Aside = append(v.Aside, frame.Aside{Seq: e.At.Seq, Reason: reason})
-		if e.IsEdge() && reason != frame.Invalid && j.below(e.Up) == tree.Forever {
+		// Beyond the limits nothing is corrected: that would be new here as well.
+		if e.IsEdge() && reason != frame.Invalid && reason != frame.Limit && j.below(e.Up) == tree.Forever {
 			v.Edges = append(v.Edges, *e)
 		}
 		if n := len(v.Kept); n > 0 && !e.More {
@@ -188,8 +189,9 @@ func (j *judge) edgeReason(p *point.Point) frame.Reason {
 const maxCorrections = 100
 
 // Correct writes what holds for an edge after a gateway's points about it
-// were set aside, with a time that wins at the gateway, so that both ends
-// become equal.
+// were set aside, with a time that wins at the gateway, so that both ends have
+// the same tree. Of an edge that is not there it says no more than that: what a
+// gateway makes up does not become state.
 func (b *Instance) Correct(edges []frame.Entry) error {
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -208,7 +210,7 @@ func (b *Instance) Correct(edges []frame.Entry) error {
 		} else if p.Type == point.TypeTombstone {
 			p.DataType, p.Data = point.Uint, []byte{1}
 		} else {
-			p.DataType, p.Data, p.Tombstone = edges[i].DataType, edges[i].Data, 1
+			continue
 		}
 		if p.Time > now+maxAhead { // a gateway cannot pull the hub's clock
 			p.Time = now

@@ -5,7 +5,7 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
-	"path/filepath"
+	"path"
 )
 
 const (
@@ -21,22 +21,31 @@ const (
 // the checksum of no message, believes that nothing came after the index, and
 // drops the block. Without an index it reads what the block holds.
 func Mend(dir string) error {
-	indexes, err := filepath.Glob(filepath.Join(dir, "jetstream", "*", "streams", "*", "msgs", "index.db"))
+	root, err := os.OpenRoot(dir)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil // a first start
+	}
+	if err != nil {
+		return fmt.Errorf("look for streams: %w", err)
+	}
+	defer root.Close()
+	files := root.FS()
+	indexes, err := fs.Glob(files, "jetstream/*/streams/*/msgs/index.db")
 	if err != nil {
 		return fmt.Errorf("look for streams: %w", err)
 	}
 	for _, index := range indexes {
-		if info, err := os.Stat(index); err != nil || info.Size() > emptyIndex {
+		if info, err := fs.Stat(files, index); err != nil || info.Size() > emptyIndex {
 			continue
 		}
-		blocks, err := filepath.Glob(filepath.Join(filepath.Dir(index), "*.blk"))
+		blocks, err := fs.Glob(files, path.Dir(index)+"/*.blk")
 		if err != nil {
 			return fmt.Errorf("look for blocks: %w", err)
 		}
 		for _, block := range blocks {
-			zeros, err := endsInZeros(block)
+			zeros, err := endsInZeros(root, block)
 			if err == nil && zeros {
-				err = os.Remove(index)
+				err = root.Remove(index)
 			}
 			if err != nil && !errors.Is(err, fs.ErrNotExist) {
 				return fmt.Errorf("mend the index of a stream: %w", err)
@@ -46,8 +55,8 @@ func Mend(dir string) error {
 	return nil
 }
 
-func endsInZeros(name string) (bool, error) {
-	f, err := os.Open(name)
+func endsInZeros(root *os.Root, name string) (bool, error) {
+	f, err := root.Open(name)
 	if err != nil {
 		return false, err
 	}

@@ -15,7 +15,10 @@ import (
 // TestMend loses power after the first messages of a stream, whose index is
 // still that of the empty stream, with zeros where more was being written.
 func TestMend(t *testing.T) {
-	dir := t.TempDir()
+	dir := filepath.Join(t.TempDir(), "[data]")
+	if err := os.Mkdir(dir, 0o700); err != nil {
+		t.Fatal(err)
+	}
 	const written = 7
 	// during runs a server on dir.
 	during := func(name string, do func(jetstream.Stream, jetstream.JetStream)) {
@@ -72,7 +75,9 @@ func TestMend(t *testing.T) {
 			t.Errorf("%d messages are left of %d", got, written)
 		}
 	})
-	if err := natslog.Mend(t.TempDir()); err != nil {
-		t.Errorf("a directory without streams: %v", err)
+	for name, dir := range map[string]string{"empty": t.TempDir(), "missing": filepath.Join(t.TempDir(), "none")} {
+		if err := natslog.Mend(dir); err != nil {
+			t.Errorf("%s directory: %v", name, err)
+		}
 	}
 }

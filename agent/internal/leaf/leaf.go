@@ -18,6 +18,7 @@ import (
 	"net"
 	"net/url"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/nats-io/jwt/v2"
@@ -109,6 +110,8 @@ type Server struct {
 	ns      *server.Server
 	keys    map[string]nkeys.KeyPair // of the in-process user of each account
 	carrier *carrier.Carrier         // nil without a hub
+
+	opening sync.Mutex // held while JetStream opens or closes
 }
 
 // Start runs a server and returns once programs can connect, before OpenStore
@@ -260,6 +263,12 @@ func (l lines) Errorf(format string, v ...any) {
 
 // OpenStore makes JetStream ready with the logs, every message synced.
 func (s *Server) OpenStore() error {
+	s.opening.Lock()
+	defer s.opening.Unlock()
+	return s.openStore()
+}
+
+func (s *Server) openStore() error {
 	if err := natslog.Mend(s.store.StoreDir); err != nil {
 		return err
 	}
@@ -272,6 +281,8 @@ func (s *Server) OpenStore() error {
 // OpenChunks makes JetStream ready with history, after OpenStore. After a loss
 // of power that may take a minute: the server reads it all.
 func (s *Server) OpenChunks() error {
+	s.opening.Lock()
+	defer s.opening.Unlock()
 	account, err := s.ns.LookupAccount(CHUNKS)
 	if err == nil {
 		err = account.EnableJetStream(nil, nil)
@@ -285,11 +296,13 @@ func (s *Server) OpenChunks() error {
 // ReopenStore closes and opens the store, which revives streams that have met
 // a full disk.
 func (s *Server) ReopenStore() error {
+	s.opening.Lock()
+	defer s.opening.Unlock()
 	s.log.Warn().Msg("the store does not answer, opening it again")
 	if err := s.ns.ShutdownJetStream(); err != nil {
 		return fmt.Errorf("close the store: %w", err)
 	}
-	return s.OpenStore()
+	return s.openStore()
 }
 
 // Connect opens an in-process connection to an account. The caller closes it

@@ -170,7 +170,7 @@ func (d *Door) receive(m *nats.Msg) {
 	if len(m.Header) > 0 {
 		d.count(g, refusedHeader)
 	}
-	if verb == subject.Renew && d.cfg.Renew != nil {
+	if verb == subject.Renew && d.cfg.Renew != nil && g.limit.renewals.Allow() {
 		d.cfg.Renew(id)
 		return
 	}
@@ -419,7 +419,7 @@ func (d *Door) merge(ctx context.Context, g *Gate, f *frame.Frame, live bool) er
 		return errors.New("frame is not what a gateway sends")
 	}
 	if !live {
-		if err := g.limit.save(); err != nil {
+		if err := g.limit.save(ctx); err != nil {
 			return err
 		}
 	}

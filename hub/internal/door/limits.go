@@ -41,6 +41,9 @@ const (
 	// to make durable: 64 of them hold some 90,000 series.
 	savesEvery = time.Second
 	savesBurst = 64
+	// renewEvery and renewBurst bound wishes for a new credential.
+	renewEvery = time.Minute
+	renewBurst = 5
 )
 
 // What a gateway is refused, as it is counted.
@@ -61,6 +64,7 @@ const (
 type limiter struct {
 	bytes, points        *rate.Limiter // take what they are asked for and say later how long to wait
 	hellos, heads, saves *rate.Limiter
+	renewals             *rate.Limiter
 	refused              func(what string)
 }
 
@@ -73,7 +77,8 @@ func newLimiter(l Limits, refused func(string)) *limiter {
 		heads:  rate.NewLimiter(rate.Every(headsEvery), headsBurst),
 		saves:  rate.NewLimiter(rate.Every(savesEvery), savesBurst),
 
-		refused: refused,
+		renewals: rate.NewLimiter(rate.Every(renewEvery), renewBurst),
+		refused:  refused,
 	}
 }
 
@@ -120,15 +125,9 @@ func (l *limiter) Admit(verb string, bytes int) time.Duration {
 // Took takes what a frame has turned out to hold.
 func (l *limiter) Took(points int) { take(l.points, points) }
 
-// save tells whether a frame of winners may be made durable now, else it
-// returns what to answer.
-func (l *limiter) save() error {
-	if l.saves.Allow() {
-		return nil
-	}
-	l.refused(refusedRate)
-	return link.Refusal{Code: link.Rate, Retry: savesEvery}
-}
+// save returns when a frame of winners may be made durable. A refusal would
+// have all of them sent again.
+func (l *limiter) save(ctx context.Context) error { return l.saves.Wait(ctx) }
 
 // corrected takes what it costs to answer edges that were set aside.
 func (l *limiter) corrected(edges int) { take(l.points, correctionCost*edges) }
