@@ -23,6 +23,10 @@ type Part struct {
 	Data   []byte `json:"-"`
 }
 
+// MaxImport is how many points a message of import may have: they take 8 MB of
+// memory.
+const MaxImport = 1 << 19
+
 // columnsVersion begins a message; a JSON error begins with '{'.
 const columnsVersion = 1
 

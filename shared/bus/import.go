@@ -32,7 +32,7 @@ func (b *Instance) importAt(ctx context.Context, node string, data []byte) (any,
 	})
 	asked := 0
 	for i := range msg.Parts {
-		if n := msg.Parts[i].Points; n < 0 || n > frame.MaxColumn || asked+n > frame.MaxColumn {
+		if n := msg.Parts[i].Points; n < 0 || n > frame.MaxColumn || asked+n > api.MaxImport {
 			return nil, b.refuse(tooMany)
 		}
 		asked += msg.Parts[i].Points
@@ -73,7 +73,7 @@ func (b *Instance) importAt(ctx context.Context, node string, data []byte) (any,
 }
 
 // tooMany refuses a message that would take much memory.
-var tooMany = api.Errorf(api.CodeTooLarge, "split it, and say how many points each part has", "more than %d points at once", frame.MaxColumn)
+var tooMany = api.Errorf(api.CodeTooLarge, "split it, and say how many points each part has", "more than %d points at once", api.MaxImport)
 
 // checkColumn tells whether every point could be written; s is checked.
 func checkColumn(s point.Series, c *frame.Column, latest uint64) error {

@@ -154,7 +154,7 @@ func (c *Client) columns(ctx context.Context, node string, req api.HistoryReques
 func (c *Client) Import(ctx context.Context, node string, columns map[point.Series]*frame.Column) error {
 	group, sending := errgroup.WithContext(ctx)
 	group.SetLimit(1) // a message is on its way while the next one is made
-	m := importer{limit: int(c.nc.MaxPayload()) * 2 / 5}
+	m := importer{limit: int(c.nc.MaxPayload()) * 4 / 5}
 	send := func() {
 		b, err := m.msg.Encode()
 		m = importer{limit: m.limit}
@@ -215,7 +215,7 @@ func (m *importer) add(s point.Series, data []byte, points int) bool {
 	if first {
 		size += importHead + len(s.Up) + len(s.Node) + len(s.Type) + len(s.Key)
 	}
-	if len(m.msg.Parts) > 0 && (m.size+size > m.limit || m.points+points > frame.MaxColumn) {
+	if len(m.msg.Parts) > 0 && (m.size+size > m.limit || m.points+points > api.MaxImport) {
 		return false
 	}
 	if first {

@@ -289,8 +289,9 @@ var (
 	// segmentText is how many bytes of texts it has at most as a rule.
 	segmentText = 64 << 10
 	// leafBytes is how large a leaf grows. It is what a query reads at once, and
-	// what a point that is late has written again.
-	leafBytes = 128 << 10
+	// what a point that is late has written again; eight of 30 values a second
+	// fill it with one tail of the agent.
+	leafBytes = 160 << 10
 )
 
 const second = 1_000_000_000 // ns

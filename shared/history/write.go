@@ -449,7 +449,7 @@ func (a *Archive) summarise(ctx context.Context, group int, list ...*leaf) error
 		}
 		from := max(s.start, all.start)
 		s.substitute(all, from, to)
-		if err := a.replace(ctx, chain, s, leafBytes/4); err != nil { // the newest is written each time
+		if err := a.replace(ctx, chain, s, leafBytes/16); err != nil { // the newest is written each time
 			return err
 		}
 		to = from
