@@ -328,6 +328,7 @@ func (a *Archive) countRemoved(ctx context.Context, group int, l *leaf) error {
 			a.mu.Lock()
 			defer a.mu.Unlock()
 			a.removed[group] = have
+			delete(a.chains, chainName{subject.HistoryPoints, group}) // the leaf is dead, and goes when they are listed
 		}
 		return err
 	}

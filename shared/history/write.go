@@ -448,6 +448,9 @@ func (a *Archive) summarise(ctx context.Context, group int, list ...*leaf) error
 			return err
 		}
 		from := max(s.start, all.start)
+		if from >= to {
+			return nil // below the floor there is nothing to tell
+		}
 		s.substitute(all, from, to)
 		if err := a.replace(ctx, chain, s, leafBytes/16); err != nil { // the newest is written each time
 			return err
