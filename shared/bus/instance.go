@@ -11,6 +11,7 @@ package bus
 import (
 	"context"
 	"encoding/binary"
+	"runtime"
 	"slices"
 	"sync"
 	"time"
@@ -214,10 +215,26 @@ func (b *Instance) broadcast(p *point.Point) {
 func (b *Instance) Apply(f *frame.Frame) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
+	n := 0
 	frame.Groups(f.Entries, func(group []frame.Entry) bool {
+		if n += len(group); n > turn {
+			b.yield()
+			n = 0
+		}
 		b.merge(b.present(f, group))
 		return true
 	})
+}
+
+// turn is how many points of a frame are looked at before others get theirs:
+// 32,000 would hold up all gateways and writers for 40 ms.
+const turn = 256
+
+// yield lets others have the lock for once.
+func (b *Instance) yield() {
+	b.mu.Unlock()
+	runtime.Gosched()
+	b.mu.Lock()
 }
 
 // present returns the points of a group of f that are not too far ahead.
