@@ -16,7 +16,7 @@ else
 TEST = $(GO) test
 endif
 
-.PHONY: help build demo test lint cross check bench bench-codec bench-log bench-history bench-link powerloss wear fuzz golden walk kills clean FORCE
+.PHONY: help build demo test lint cross check bench bench-codec bench-log bench-history bench-link bench-gateways powerloss wear fuzz golden walk kills clean FORCE
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -65,6 +65,9 @@ bench-history: build ## 90 days of history beside plain JetStream, SQLite and Pa
 
 bench-link: build ## cost of a line beside NATS and MQTT, into shared/bench/RESULTS.md
 	$(GO) -C shared/bench run . link -bin $(CURDIR)/$(BIN)
+
+bench-gateways: build ## what gateways cost a hub: enrolment, keys, revocation, storms, into shared/bench/RESULTS.md
+	$(GO) -C shared/bench run . gateways -bin $(CURDIR)/$(BIN)
 
 powerloss: build ## pull the plug at 500 moments, beside peers, into shared/bench/RESULTS.md; needs root and FUSE
 	$(GO) -C shared/bench run . powerloss -bin $(CURDIR)/$(BIN)

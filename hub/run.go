@@ -45,6 +45,10 @@ import (
 // how much of the logs a start after a crash reads.
 const snapshotEvery = 5 * time.Minute
 
+// connStreams is the connection of the node streams: frames that gateways wait
+// for must not queue behind a thousand messages.
+const connStreams = "streams"
+
 // overhearEvery is how often the subscriptions of gateways are looked at.
 const overhearEvery = 5 * time.Second
 
@@ -68,7 +72,7 @@ type hub struct {
 	layout streams.Layout
 	keys   *cred.Keys
 	nats   *natsd.Server
-	conns  map[string]*nats.Conn // by account
+	conns  map[string]*nats.Conn // by account, and connStreams
 	js     jetstream.JetStream
 	meta   bus.Meta // of the snapshot
 	clock  bus.Clock
@@ -186,12 +190,14 @@ func (h *hub) startNATS(ctx context.Context) error {
 		return err
 	}
 	h.stages.OnStop(h.nats.Close)
-	for _, account := range []string{cred.CORE, cred.DEVICES, cred.PEOPLE} {
+	for name, account := range map[string]string{
+		cred.CORE: cred.CORE, cred.DEVICES: cred.DEVICES, cred.PEOPLE: cred.PEOPLE, connStreams: cred.CORE,
+	} {
 		nc, err := h.nats.Connect(account, "hub")
 		if err != nil {
 			return err
 		}
-		h.conns[account] = nc
+		h.conns[name] = nc
 		h.stages.OnStop(nc.Close)
 	}
 	h.js, err = jetstream.New(h.conns[cred.CORE])
@@ -463,8 +469,9 @@ func (h *hub) startViews(context.Context) error {
 
 // nodeStreams returns the view of the logs that fills the node streams.
 func (h *hub) nodeStreams(edge, own view.Source) *streams.View {
+	js, _ := jetstream.New(h.conns[connStreams]) // fails for options only
 	return streams.New(streams.Config{
-		Conn: h.conns[cred.CORE], JS: h.js, Edge: edge, Hub: own, Instance: h.bus, Layout: h.layout, Dir: h.dir.Path,
+		Conn: h.conns[connStreams], JS: js, Edge: edge, Hub: own, Instance: h.bus, Layout: h.layout, Dir: h.dir.Path,
 		MaxPerSubject: h.cfg.NodeStreams.MaxPerSubject, Wake: h.bell.Listen(), Room: h.guard.Room, Log: h.log,
 	})
 }

@@ -8,6 +8,7 @@
 //	go -C shared/bench run . fixture -days 90 -data DIR
 //	go -C shared/bench run . history [-quick] [-json] [-only PART [-merge]] [-days N] [-data DIR]
 //	go -C shared/bench run . link [-quick] [-json] [-only ROW] [-scale N]
+//	go -C shared/bench run . gateways [-quick] [-json] [-only PART [-merge]]
 //	go -C shared/bench run . powerloss [-images N] [-seed N] [-json]
 //	go -C shared/bench run . wear [-for 10m] [-json]
 package main
@@ -27,6 +28,7 @@ import (
 	"github.com/sapflow/sapflow/shared/bench/internal/demo"
 	"github.com/sapflow/sapflow/shared/bench/internal/figures"
 	"github.com/sapflow/sapflow/shared/bench/internal/fixture"
+	"github.com/sapflow/sapflow/shared/bench/internal/gateways"
 	"github.com/sapflow/sapflow/shared/bench/internal/logs"
 	"github.com/sapflow/sapflow/shared/bench/internal/peer"
 	"github.com/sapflow/sapflow/shared/bench/internal/powerloss"
@@ -44,6 +46,7 @@ const usage = `Usage: bench COMMAND [flags]
     fixture   the data directory of a gateway that has been at work for months
     history   months of it beside plain JetStream, SQLite and Parquet; writes RESULTS.md and history.json
     link      cost and behaviour of a line beside NATS and MQTT; writes RESULTS.md and link.json
+    gateways  enrolment, keys, revocation, live leafs, a storm of reconnects; writes RESULTS.md and gateways.json
     powerloss what is left when the power goes, beside JetStream and SQLite; writes RESULTS.md and powerloss.json
     wear      what reaches the flash, beside JetStream and SQLite; writes RESULTS.md and wear.json
 `
@@ -71,6 +74,8 @@ func main() {
 		run = runHistory
 	case "link":
 		run = runLink
+	case "gateways":
+		run = runGateways
 	case "powerloss":
 		run = runPowerLoss
 	case "wear":
@@ -254,6 +259,26 @@ func runLink(ctx context.Context, args []string) error {
 		Idle: *idle, Backlog: *backlog,
 		Bin: dir, Quick: *quick, JSON: *asJSON, Only: *only, Scale: *scale, Out: os.Stdout, Progress: os.Stderr,
 		Table: "RESULTS.md", Data: "link.json",
+	})
+}
+
+func runGateways(ctx context.Context, args []string) error {
+	f := flag.NewFlagSet("gateways", flag.ExitOnError)
+	bin := binaries(f)
+	quick := f.Bool("quick", false, "200 gateways and one run, nothing is written unless -json")
+	asJSON := f.Bool("json", false, "print JSON instead of writing RESULTS.md and gateways.json")
+	only := f.String("only", "", "measure one part: "+gateways.PartNames())
+	merge := f.Bool("merge", false, "with -only: write it into RESULTS.md and gateways.json, beside the other parts of earlier runs")
+	_ = f.Parse(args) // exits
+	dir, err := checkBin(*bin)
+	if err != nil {
+		return err
+	}
+	return gateways.Run(ctx, gateways.Config{
+		Bin: dir, Root: "../..", Plan: report.Plan{
+			Quick: *quick, JSON: *asJSON, Only: *only, Merge: *merge, Out: os.Stdout, Progress: os.Stderr,
+			Table: "RESULTS.md", Data: "gateways.json",
+		},
 	})
 }
 

@@ -57,6 +57,9 @@ type Enrolled struct {
 	LeafURL string `json:"leafUrl"`
 }
 
+// ErrBusy tells that the hub takes no more enrolments now.
+var ErrBusy = errors.New("too many enrolments at once")
+
 // Enrol has a key take a gateway with its token.
 func Enrol(ctx context.Context, hub *client.Running, token string, key nkeys.KeyPair) (reply Enrolled, err error) {
 	public, err := key.PublicKey()
@@ -83,8 +86,14 @@ func Enrol(ctx context.Context, hub *client.Running, token string, key nkeys.Key
 		return reply, err
 	}
 	defer resp.Body.Close()
-	if body, err = io.ReadAll(resp.Body); err != nil || resp.StatusCode != http.StatusOK {
-		return reply, fmt.Errorf("%s: %s %w", resp.Status, body, errors.Join(err))
+	if resp.StatusCode == http.StatusTooManyRequests {
+		return reply, ErrBusy
+	}
+	if body, err = io.ReadAll(resp.Body); err == nil && resp.StatusCode != http.StatusOK {
+		err = fmt.Errorf("%s: %s", resp.Status, body)
+	}
+	if err != nil {
+		return reply, err
 	}
 	return reply, json.Unmarshal(body, &reply)
 }
@@ -119,17 +128,18 @@ func With(reply Enrolled, key nkeys.KeyPair) (*Gateway, error) {
 }
 
 // Dial connects, in place of a connection that there was.
-func (g *Gateway) Dial(ctx context.Context) (err error) {
+func (g *Gateway) Dial(ctx context.Context) error {
 	g.Hang()
-	if g.leaf, err = natstest.DialLeaf(ctx, natstest.LeafConfig{
+	leaf, err := natstest.DialLeaf(ctx, natstest.LeafConfig{
 		Addr: g.addr, JWT: g.jwt, Sign: g.key.Sign, Message: g.receive, Connect: map[string]any{"name": g.ID + "-hand"},
-	}); err != nil {
+	})
+	if err != nil {
 		return err
 	}
 	g.mu.Lock()
-	g.out = g.leaf
+	g.leaf, g.out = leaf, leaf
 	g.mu.Unlock()
-	return g.leaf.Subscribe(subject.ToGateway(g.ID, "*"))
+	return leaf.Subscribe(subject.ToGateway(g.ID, "*"))
 }
 
 // Hang ends the connection, if there is one.
@@ -227,7 +237,7 @@ func (g *Gateway) Greet(ctx context.Context) error {
 	again := time.NewTicker(greetEvery)
 	defer again.Stop()
 	for {
-		if err := g.leaf.Publish(subject.FromGateway(g.ID, subject.Hello), h.Encode()); err != nil {
+		if err := g.say(subject.Hello, h.Encode()); err != nil {
 			return err
 		}
 		for asked := true; asked; {
@@ -277,12 +287,16 @@ func (g *Gateway) Parcel(f *frame.Frame) []byte {
 }
 
 // Publish sends a parcel.
-func (g *Gateway) Publish(data []byte) error {
-	return g.leaf.Publish(subject.FromGateway(g.ID, subject.Frame), data)
-}
+func (g *Gateway) Publish(data []byte) error { return g.say(subject.Frame, data) }
 
-// Flush returns when the hub's server has taken all.
-func (g *Gateway) Flush(ctx context.Context) error { return g.leaf.Flush(ctx) }
+var errHung = errors.New("not connected")
+
+func (g *Gateway) say(verb string, data []byte) error {
+	if g.leaf == nil {
+		return errHung
+	}
+	return g.leaf.Publish(subject.FromGateway(g.ID, verb), data)
+}
 
 // ErrNoAck tells that a frame or its ack was lost.
 var ErrNoAck = errors.New("frame not acked")
