@@ -49,8 +49,8 @@ const snapshotEvery = 5 * time.Minute
 // for must not queue behind a thousand messages.
 const connStreams = "streams"
 
-// overhearEvery is how often the subscriptions of gateways are looked at.
-const overhearEvery = 5 * time.Second
+// inspectEvery is how often the connections of gateways are looked at.
+const inspectEvery = 5 * time.Second
 
 // commitEvery is how long a write that asked for no reply may wait.
 const commitEvery = time.Second
@@ -490,7 +490,7 @@ func (h *hub) startDoor(ctx context.Context) error {
 	}
 	h.stages.OnStop(stop)
 	h.stages.Start("leafs", func(ctx context.Context) error {
-		return daemon.Every(ctx, overhearEvery, nil, func() { h.nats.Overhearing(h.leafEvent) })
+		return daemon.Every(ctx, inspectEvery, nil, h.inspectLeafs)
 	})
 	h.stages.Start("bus", h.bus.Serve)
 	h.stages.Start("credentials", h.fleet.Run)
@@ -506,6 +506,15 @@ func (h *hub) leafEvent(e natsd.Event) {
 	}
 	if e.Refused() && (e.ID == "" || !h.door.Count(e.ID, e.What)) {
 		h.bus.Count("leaf_refused_"+e.What, 1)
+	}
+}
+
+// inspectLeafs closes connections that no honest gateway has. One that has
+// just opened may escape leafEvent: the server tells of it before it is there.
+func (h *hub) inspectLeafs() {
+	h.nats.Overhearing(h.leafEvent)
+	for _, l := range h.nats.Leafs() {
+		h.leafEvent(natsd.Event{What: natsd.Opened, ID: l.ID, PublicKey: l.PublicKey, CID: l.CID, ServerName: l.ServerName})
 	}
 }
 

@@ -988,6 +988,8 @@ func manyNodes(a *attacker) {
 		ack := a.good(point.Edge(a.id, fmt.Sprintf("n%d%s", i, a.id[3:]), "sensor")...)
 		if len(ack.Aside) == 0 {
 			taken++
+		} else if ack.Retry == 0 {
+			a.t.Error("set aside for the limit without a time")
 		}
 		// One that is taken away takes its place all the same.
 		gone := point.Edge(a.id, fmt.Sprintf("n%d%s", i, a.id[3:]), "sensor")[1]

@@ -383,6 +383,19 @@ func (g *gateway) waitEqual() {
 		return reflect.DeepEqual(here, there)
 	}
 	eventually(g.t, g.name+" and hub hold the same", equal)
+	g.checkTrusted()
+}
+
+// checkTrusted tells whether the hub took the gateway for a hacked one.
+func (g *gateway) checkTrusted() {
+	g.t.Helper()
+	refused := g.device().Refused
+	for _, what := range []string{"rights", "payload", "subs", "syntax", "interest", "name", "reply", "header", "malformed", "dropped", "flood", "rate"} {
+		if refused[what] > 0 {
+			g.t.Errorf("%s was refused: %v", g.name, refused)
+			return
+		}
+	}
 }
 
 // below returns a node and all below it, with the parents that lie there too.

@@ -38,6 +38,9 @@ const (
 	// maxParcel bounds the bytes of a frame: what a connection carries in one
 	// message, less what stands around it.
 	maxParcel = 240 << 10
+	// limitRetry is after how long it may be worth to bring new nodes and series
+	// again that were set aside because there were too many.
+	limitRetry = time.Hour
 	// longestWait bounds the wait for an ack, whatever the line seemed to be.
 	longestWait = 5 * time.Minute
 )
@@ -453,8 +456,11 @@ func (p *Peer) decode(m message) Event {
 // parcel reads a parcel of the other end, if it may come now.
 func (p *Peer) parcel(data []byte) (q Parcel, err error) {
 	if wait := p.cfg.Limit.Admit(subject.Frame, len(data)); wait > 0 {
-		p.in.Reset() // as the sender does
-		return putOff(data, wait)
+		if q, err = putOff(data, wait); err == nil && q.Conn == p.machine.conn {
+			p.heard(0)
+			p.in.Reset() // as the sender does
+		}
+		return q, err
 	}
 	if q, err = DecodeParcel(data, &p.in, p.machine.conn, p.cfg.Author); err != nil || q.Conn != p.machine.conn {
 		return q, err
@@ -804,7 +810,11 @@ func (p *Peer) store(ctx context.Context, f *frame.Frame) Event {
 		return p.failed(err)
 	}
 	p.countAside(aside)
-	return Stored{In: p.cfg.In.Position(), Aside: aside}
+	ev := Stored{In: p.cfg.In.Position(), Aside: aside}
+	if slices.ContainsFunc(aside, func(c AsideCount) bool { return c.Reason == frame.Limit }) {
+		ev.Retry = limitRetry
+	}
+	return ev
 }
 
 func (p *Peer) failed(err error) Event {

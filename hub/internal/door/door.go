@@ -436,7 +436,8 @@ func (d *Door) merge(ctx context.Context, g *Gate, f *frame.Frame, live bool) er
 // heads returns what the gateway should have: all of its subtree, or what came
 // below it.
 func (d *Door) heads(ctx context.Context, g *Gate, all bool) ([]frame.Entry, error) {
-	if !g.limit.heads.Allow() {
+	if all && !g.limit.heads.Allow() { // else it was people who brought a node
+
 		d.count(g, refusedHeads)
 		return nil, link.Refusal{Code: link.Rate}
 	}

@@ -133,8 +133,12 @@ func (l *limiter) save(ctx context.Context) error { return l.saves.Wait(ctx) }
 func (l *limiter) corrected(edges int) { take(l.points, correctionCost*edges) }
 
 // saveShare is how much of the time may go into snapshots that gateways ask
-// for: one part in so many. Writing one stops all that changes state.
+// for, unless they are large: one part in so many. Writing one stops all that changes state.
 const saveShare = 10
+
+// maxRest bounds what a large snapshot has others wait for the next one: a
+// gateway that waits for its ack gives up after 15 s.
+const maxRest = 3 * time.Second
 
 // saver writes one snapshot for all who wait for one.
 type saver struct {
@@ -196,7 +200,7 @@ func (s *saver) run(ctx context.Context) error {
 	s.begin()
 	began := time.Now()
 	err := s.save()
-	s.rest = time.Now().Add((saveShare - 1) * time.Since(began))
+	s.rest = time.Now().Add(min((saveShare-1)*time.Since(began), maxRest))
 	return err
 }
 

@@ -16,11 +16,12 @@ import (
 // snapshots take a tenth of the time.
 func TestSaver(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
+		const took = 100 * time.Millisecond
 		var begun []time.Time
 		bad := errors.New("disk")
 		s := newSaver(func() error {
 			begun = append(begun, time.Now())
-			time.Sleep(time.Second)
+			time.Sleep(took)
 			if len(begun) == 2 {
 				return bad
 			}
@@ -42,7 +43,7 @@ func TestSaver(t *testing.T) {
 		second := ask(100, bad) // while it is written
 		first.Wait()
 		second.Wait()
-		if len(begun) != 2 || begun[1].Sub(begun[0]) != saveShare*time.Second {
+		if len(begun) != 2 || begun[1].Sub(begun[0]) != saveShare*took {
 			t.Fatalf("snapshots began at %v, want two, %d times what one takes apart", begun, saveShare)
 		}
 		// Who gives up leaves nobody waiting.

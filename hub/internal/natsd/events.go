@@ -14,7 +14,7 @@ import (
 
 // What happened to a connection of a gateway.
 const (
-	Opened = "opened"
+	Opened = "opened" // let in; it may take a moment until Leafs has it
 	Closed = "closed" // by either end, or cut; not for what the gateway did
 	// It tried what no gateway does.
 	RefusedRights  = "rights"  // a subject beyond its own, or not the protocol

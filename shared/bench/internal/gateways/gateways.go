@@ -319,6 +319,9 @@ func (f *fleet) frames(ctx context.Context) error {
 		}
 		slices.Sort(delays)
 		name := fmt.Sprintf("frames of %d points of %d gateways, one after the other", points, sending)
+		if points == 1 {
+			name = strings.Replace(name, "points", "point", 1)
+		}
 		n := float64(len(delays))
 		f.add(name, "/s", n/window.Seconds(), "stored, synced and acked; the gateways share the cores")
 		f.add(name+", ack p50", "ms", milliseconds(peer.Quantile(delays, 0.5)), "")
