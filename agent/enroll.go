@@ -19,6 +19,7 @@ type enrollCmd struct {
 	TokenFile string `xor:"token" placeholder:"FILE" help:"File that holds the token."`
 	Data      string `required:"" env:"SAPFLOW_DATA" placeholder:"DIR" help:"Data directory of the agent."`
 	Insecure  bool   `help:"Allow plain http beyond this machine: others on the way see the token."`
+	Pin       string `placeholder:"sha256:..." help:"Key of the hub's certificate, from the enrol line, instead of an authority."`
 	CA        string `name:"ca" placeholder:"FILE" help:"Authorities to trust in PEM, instead of the system's."`
 	Name      string `help:"What the gateway would like to be called, where the token does not say."`
 	Plan      string `enum:"wired,lte,catm," default:"" help:"What its link costs, likewise: wired, lte or catm."`
@@ -46,7 +47,7 @@ func (e enrollCmd) Run(ctx context.Context, out *cli.Out) error {
 		return err
 	}
 	id, err := identity.Enroll(ctx, identity.EnrollConfig{
-		HubURL: e.URL, Token: token, Name: e.Name, Plan: e.Plan, Dir: e.Data, CAFile: e.CA, Insecure: e.Insecure,
+		HubURL: e.URL, Token: token, Name: e.Name, Plan: e.Plan, Dir: e.Data, CAFile: e.CA, Pin: e.Pin, Insecure: e.Insecure,
 	})
 	var waiting *identity.Waiting
 	switch {

@@ -84,7 +84,7 @@ func (f *first) how() (*identity.EnrollConfig, string, error) {
 	if err != nil {
 		return nil, "", err
 	}
-	return &identity.EnrollConfig{HubURL: c.URL, Token: c.Token, Name: c.Name, Plan: c.Plan, Dir: f.data, CAFile: c.CA, Insecure: c.Insecure}, name, nil
+	return &identity.EnrollConfig{HubURL: c.URL, Token: c.Token, Name: c.Name, Plan: c.Plan, Dir: f.data, CAFile: c.CA, Pin: c.Pin, Insecure: c.Insecure}, name, nil
 }
 
 func (f *first) file() string {

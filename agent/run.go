@@ -122,7 +122,7 @@ func (a *agent) startNATS(ctx context.Context) (err error) {
 	a.nats, err = leaf.Start(ctx, leaf.Config{
 		Dir: a.dir.Path, NodeID: a.id.ID(), ServerName: a.id.ServerName(),
 		Listen: a.cfg.Listen, ListenFallback: !a.cfg.ListenGiven,
-		LeafURL: a.id.LeafURL(), Sign: a.id.Sign, RootCAs: a.id.RootCAs(),
+		LeafURL: a.id.LeafURL(), Sign: a.id.Sign, RootCAs: a.id.RootCAs(), Pin: a.id.LeafPin(),
 		Proxy: a.cfg.Proxy, Log: a.log,
 	})
 	if err != nil {

@@ -32,6 +32,7 @@ type commands struct {
 	Serve   serveCmd    `cmd:"" help:"Run the hub."`
 	Device  deviceCmd   `cmd:"" help:"Add, accept, list and revoke gateways."`
 	Token   tokenCmd    `cmd:"" help:"Make tokens for gateways that are not known yet."`
+	Keys    keysCmd     `cmd:"" help:"Show, check and roll the keys that sign credentials."`
 	Audit   auditCmd    `cmd:"" help:"Print who did what about gateways and keys."`
 	Node    nodeCmd     `cmd:"" help:"Change the tree."`
 	Streams streamsCmd  `cmd:"" help:"Change how node streams are laid out."`

@@ -5,8 +5,10 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"maps"
 	"os"
 	"path/filepath"
+	"slices"
 
 	"github.com/sapflow/sapflow/hub/internal/streams"
 	"github.com/sapflow/sapflow/shared/client"
@@ -21,6 +23,31 @@ const recordFile = "hub.json"
 type record struct {
 	Root        string         `json:"root"`
 	NodeStreams streams.Layout `json:"nodeStreams"`
+	Operator    string         `json:"operator,omitempty"` // public key; all that is stored belongs to it
+	// Settings are those of the last start, so that a change can be told.
+	Settings map[string]string `json:"settings,omitempty"`
+}
+
+// errOperator is returned for keys of another hub: with them this one would
+// find none of its streams.
+var errOperator = errors.New("these are the keys of another hub: give those that the data directory was made with")
+
+// owned notes whose the directory is and which settings hold from now on, and
+// returns what has changed since the last start.
+func (r *record) owned(dir *daemon.Dir, operator string, settings map[string]string) (changed []string, err error) {
+	if r.Operator != "" && r.Operator != operator {
+		return nil, errOperator
+	}
+	for _, name := range slices.Sorted(maps.Keys(settings)) {
+		if r.Settings != nil && r.Settings[name] != settings[name] {
+			changed = append(changed, name, r.Settings[name]+" -> "+settings[name])
+		}
+	}
+	if r.Operator == operator && maps.Equal(r.Settings, settings) {
+		return nil, nil
+	}
+	r.Operator, r.Settings = operator, settings
+	return changed, r.write(dir)
 }
 
 // openRecord reads the record of a hub, or makes that of a new one. layout is

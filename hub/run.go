@@ -6,6 +6,7 @@ import (
 	"crypto/tls"
 	"errors"
 	"fmt"
+	stdlog "log"
 	"math"
 	"net"
 	"net/http"
@@ -28,6 +29,8 @@ import (
 	"github.com/sapflow/sapflow/hub/internal/relay"
 	"github.com/sapflow/sapflow/hub/internal/streams"
 	"github.com/sapflow/sapflow/hub/internal/view"
+	"github.com/sapflow/sapflow/hub/internal/watch"
+	"github.com/sapflow/sapflow/hub/internal/web"
 	"github.com/sapflow/sapflow/shared/api"
 	"github.com/sapflow/sapflow/shared/bus"
 	"github.com/sapflow/sapflow/shared/client"
@@ -36,6 +39,7 @@ import (
 	"github.com/sapflow/sapflow/shared/gauge"
 	"github.com/sapflow/sapflow/shared/history"
 	"github.com/sapflow/sapflow/shared/journal"
+	"github.com/sapflow/sapflow/shared/natslog"
 	"github.com/sapflow/sapflow/shared/point"
 	"github.com/sapflow/sapflow/shared/state"
 	"github.com/sapflow/sapflow/shared/subject"
@@ -81,9 +85,14 @@ type hub struct {
 	chunks          jetstream.Stream
 	bell            view.Bell
 	bus             *bus.Instance
+	changed         []string // settings, since the last start
+	leafTLS         bool
+	httpTLS         bool
+	pin             string // of the own certificate, "" if it is not used
 	audit           *audit.Log
 	fleet           *fleet.Registry
 	manage          *manage.Service
+	watch           *watch.Watch
 	door            *door.Door
 	relay           *relay.Relay
 	streams         *streams.View
@@ -145,7 +154,7 @@ func (h *hub) start(ctx context.Context) error {
 
 // openIdentity loads or makes what names this hub: its keys and its root.
 func (h *hub) openIdentity(context.Context) (err error) {
-	if h.keys, err = cred.Open(h.dir.Join("keys")); err != nil {
+	if h.keys, err = cred.OpenFrom(h.dir.Join(keysDir), keySource(h.cfg.KeysFile)); err != nil {
 		return err
 	}
 	creds, err := h.keys.LocalCreds()
@@ -162,13 +171,32 @@ func (h *hub) openIdentity(context.Context) (err error) {
 	if err != nil {
 		return fmt.Errorf("identity of the hub: %w", err)
 	}
+	operator, err := h.keys.OperatorID()
+	if err != nil {
+		return err
+	}
+	if h.changed, err = rec.owned(h.dir, operator, h.cfg.Told()); err != nil {
+		return fmt.Errorf("identity of the hub: %w", err)
+	}
 	h.root, h.layout = rec.Root, rec.NodeStreams
 	return nil
 }
 
-func (h *hub) tlsConfig() (*tls.Config, error) {
+// tlsConfig returns the TLS of a listener, nil for none: with the certificate
+// that was given, else with the hub's own where others could listen in.
+func (h *hub) tlsConfig(address string) (*tls.Config, error) {
 	if h.cfg.TLSCert == "" && h.cfg.TLSKey == "" {
-		return nil, nil
+		host, _, _ := net.SplitHostPort(address) // checked with the settings
+		if !h.cfg.TLSOwn && natslog.Loopback(host) {
+			return nil, nil
+		}
+		if h.cfg.Insecure {
+			h.log.Warn().Str("address", address).Msg("no TLS: others on the way see tokens and points")
+			return nil, nil
+		}
+		pair, pin, err := h.keys.Certificate()
+		h.pin = pin
+		return &tls.Config{Certificates: []tls.Certificate{pair}, MinVersion: tls.VersionTLS12}, err
 	}
 	pair, err := tls.LoadX509KeyPair(h.cfg.TLSCert, h.cfg.TLSKey)
 	if err != nil {
@@ -178,12 +206,13 @@ func (h *hub) tlsConfig() (*tls.Config, error) {
 }
 
 func (h *hub) startNATS(ctx context.Context) error {
-	tlsConfig, err := h.tlsConfig()
+	tlsConfig, err := h.tlsConfig(h.cfg.Leaf)
 	if err != nil {
 		return err
 	}
+	h.leafTLS = tlsConfig != nil
 	h.nats, err = natsd.Start(ctx, natsd.Config{
-		Dir: h.dir.Path, Keys: h.keys, TLS: tlsConfig, Leaf: h.cfg.Leaf,
+		Dir: h.dir.Path, Keys: h.keys, TLS: tlsConfig, Leaf: h.cfg.Leaf, Insecure: h.cfg.Insecure,
 		Listen: h.cfg.Listen, ListenFallback: !h.cfg.ListenGiven, Log: h.log,
 	})
 	if err != nil {
@@ -378,7 +407,7 @@ func (h *hub) leafURL() string {
 	if h.cfg.LeafAdvertise != "" {
 		return h.cfg.LeafAdvertise
 	}
-	if h.cfg.TLSCert != "" {
+	if h.leafTLS {
 		return "tls://" + h.nats.LeafAddr()
 	}
 	return "nats-leaf://" + h.nats.LeafAddr()
@@ -388,9 +417,12 @@ func (h *hub) startFleet(ctx context.Context) (err error) {
 	if h.audit, err = audit.Open(ctx, h.js, nil, h.log); err != nil {
 		return err
 	}
+	if len(h.changed) > 0 {
+		h.audit.Note(ctx, audit.ConfigChanged, "hub", h.changed...)
+	}
 	h.fleet, err = fleet.Open(ctx, fleet.Config{
 		JetStream: h.js, Issuer: h.keys, Server: h.nats, LeafURL: h.leafURL(), Audit: h.audit, Log: h.log,
-		KeyTTL: h.cfg.CredentialTTL, Reenroll: h.cfg.Reenroll, NewID: client.NewID,
+		LeafPin: h.pin, KeyTTL: h.cfg.CredentialTTL, Reenroll: h.cfg.Reenroll, NewID: client.NewID,
 		Make: func(ctx context.Context, d fleet.Device, parent string) error { return h.manage.Make(ctx, d, parent) },
 		Send: func(id string, data []byte) error {
 			return h.conns[cred.DEVICES].Publish(subject.ToGateway(id, subject.Cred), data)
@@ -409,7 +441,7 @@ func (h *hub) startFleet(ctx context.Context) (err error) {
 		Edge:  func(id string) journal.Store { return h.written(h.edge, subject.LogEdge(id)) },
 		Down:  func(id string) journal.Store { return h.written(h.down, subject.LogDown(id)) },
 		Acked: h.meta.Acked, Heads: h.meta.Heads, Chains: h.meta.Chains, Fresh: h.meta.Fresh,
-		Kick: h.nats.KickDevice, Renew: h.fleet.Renew, Stored: h.bell.Ring, Save: h.save, Log: h.log,
+		Kick: h.nats.KickDevice, Other: h.other, Stored: h.bell.Ring, Save: h.save, Log: h.log,
 		Reached: func(id string, at frame.Cursor) { h.keeper.Reached(subject.LogDown(id), at) },
 		Telling: func(id string, at frame.Cursor, f *frame.Frame) { h.keeper.Telling(subject.LogDown(id), at, f) },
 		Refused: h.refused,
@@ -427,11 +459,25 @@ func (h *hub) startFleet(ctx context.Context) (err error) {
 			return err
 		}
 	}
+	h.watch = watch.New(watch.Config{Server: h.nats, Registry: h.fleet, Audit: h.audit, Log: h.log})
 	h.manage = manage.New(manage.Config{
 		Conn: h.conns[cred.PEOPLE], Root: h.root, Registry: h.fleet, Audit: h.audit, Instance: h.bus, Door: h.door,
 		Enroll: h.enrollLine, Online: h.online, Log: h.log.With().Str("component", "manage").Logger(),
 	})
 	return nil
+}
+
+// other takes what gateways say besides the link.
+func (h *hub) other(id, verb string) bool {
+	switch verb {
+	case subject.Renew:
+		h.fleet.Renew(id)
+	case subject.Clone:
+		h.watch.Told(id)
+	default:
+		return false
+	}
+	return true
 }
 
 func (h *hub) source(name string, s jetstream.Stream, subject string, author func(string) string) view.Source {
@@ -494,6 +540,7 @@ func (h *hub) startDoor(ctx context.Context) error {
 	})
 	h.stages.Start("bus", h.bus.Serve)
 	h.stages.Start("credentials", h.fleet.Run)
+	h.stages.Start("watch", h.watch.Run)
 	h.stages.Start("manage", h.manage.Run)
 	return nil
 }
@@ -504,6 +551,7 @@ func (h *hub) leafEvent(e natsd.Event) {
 		e.What = "name"
 		h.nats.Kick(e.CID)
 	}
+	h.watch.Saw(e)
 	if e.Refused() && (e.ID == "" || !h.door.Count(e.ID, e.What)) {
 		h.bus.Count("leaf_refused_"+e.What, 1)
 	}
@@ -533,6 +581,7 @@ func (h *hub) foreignName(e natsd.Event) bool {
 // gateway and thing.
 func (h *hub) refused(id, what string, n int) {
 	h.log.Warn().Str("node_id", id).Str("what", what).Int("times", n).Msg("gateway refused")
+	h.watch.Refused(id, what, n)
 }
 
 func (h *hub) online(id string) bool {
@@ -546,15 +595,31 @@ func (h *hub) enrollLine(token string) string {
 	if token != "" {
 		line += " --token " + token
 	}
+	if h.pin != "" && h.httpTLS {
+		line += " --pin " + h.pin
+	}
 	return line + " --data /var/lib/sapflow"
 }
 
+// url is where gateways enrol.
 func (h *hub) url() string {
-	if h.cfg.TLSCert != "" {
-		return "https://" + h.httpAddr
+	if h.cfg.HTTPAdvertise != "" {
+		return h.cfg.HTTPAdvertise
 	}
-	return "http://" + h.httpAddr
+	address := h.httpAddr
+	if host, port, err := net.SplitHostPort(address); err == nil && net.ParseIP(host).IsUnspecified() {
+		if name, err := os.Hostname(); err == nil {
+			address = net.JoinHostPort(name, port)
+		}
+	}
+	if h.httpTLS {
+		return "https://" + address
+	}
+	return "http://" + address
 }
+
+// adminFile holds the token of administrators.
+const adminFile = "admin.token"
 
 // httpTimeouts fit a gateway on a slow line, and end a silent connection.
 const (
@@ -564,25 +629,27 @@ const (
 )
 
 func (h *hub) startHTTP(context.Context) error {
-	tlsConfig, err := h.tlsConfig()
+	tlsConfig, err := h.tlsConfig(h.cfg.HTTP)
 	if err != nil {
 		return err
 	}
+	h.httpTLS = tlsConfig != nil
 	l, err := net.Listen("tcp", h.cfg.HTTP)
 	if err != nil {
 		return fmt.Errorf("listen for HTTP: %w; free the port or give another --http", err)
 	}
-	host, _, _ := net.SplitHostPort(l.Addr().String())
-	if tlsConfig == nil && !net.ParseIP(host).IsLoopback() {
-		_ = l.Close()
-		return fmt.Errorf("tokens would cross the network in the clear on %s: give --tls-cert and --tls-key, or listen on 127.0.0.1", l.Addr())
-	}
 	h.httpAddr = l.Addr().String()
+	token, err := cred.AdminToken(h.dir.Join(adminFile))
+	if err != nil {
+		return err
+	}
 	mux := http.NewServeMux()
 	mux.Handle(fleet.EnrollPath, fleet.Handler(h.fleet, h.log))
 	mux.Handle("GET /readyz", h.gauges)
+	mux.Handle(web.Path, web.Handler(web.Config{Do: h.manage.Do, Token: token, Audit: h.audit, Log: h.log}))
 	mux.HandleFunc("GET /healthz", func(w http.ResponseWriter, _ *http.Request) { fmt.Fprintln(w, "ok") })
 	srv := &http.Server{Handler: mux, TLSConfig: tlsConfig, ReadHeaderTimeout: httpHeaderWait, ReadTimeout: httpBodyWait, WriteTimeout: httpBodyWait}
+	srv.ErrorLog = stdlog.New(h.log.With().Str("component", "http").Logger(), "", 0)
 	h.stages.Start("http", func(ctx context.Context) error {
 		stopped := context.AfterFunc(ctx, func() {
 			stop, cancel := context.WithTimeout(context.Background(), httpStopWait)
@@ -627,10 +694,12 @@ func (h *hub) status(s *api.Status) {
 			s.StoreBytes += info.State.Bytes
 		}
 	}
-	if n := h.door.Refused(); n > 0 {
-		if s.Counters == nil {
+	for name, n := range map[string]int{"door_refused": h.door.Refused(), "audit_not_stored": h.audit.Failed()} {
+		if n > 0 && s.Counters == nil {
 			s.Counters = map[string]int{}
 		}
-		s.Counters["door_refused"] = n
+		if n > 0 {
+			s.Counters[name] = n
+		}
 	}
 }

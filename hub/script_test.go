@@ -5,7 +5,9 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"net"
+	"net/http"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -38,6 +40,8 @@ func TestMain(m *testing.M) {
 //	taken VAR            set VAR to an address that is taken
 //	hangup DIR           send SIGHUP to the instance that runs on DIR
 //	mode PERM FILE...    check the permissions of files
+//	token FILE           take the token for http from a file
+//	http STATUS METHOD URL [BODY]   send a request that ends with a status, and print the answer
 //
 // Every address is a free port of the loopback interface, by SAPFLOW_*.
 func TestScript(t *testing.T) {
@@ -53,7 +57,7 @@ func TestScript(t *testing.T) {
 			return nil
 		},
 		Cmds: map[string]func(*testscript.TestScript, bool, []string){
-			"await": await, "field": field, "until": until, "code": code, "taken": taken, "mode": mode, "hangup": hangup,
+			"await": await, "field": field, "until": until, "code": code, "taken": taken, "mode": mode, "hangup": hangup, "token": token, "http": request,
 		},
 	})
 }
@@ -146,6 +150,33 @@ func mode(ts *testscript.TestScript, _ bool, args []string) {
 		if got := fmt.Sprintf("%04o", info.Mode().Perm()); got != args[0] {
 			ts.Fatalf("%s has mode %s, want %s", name, got, args[0])
 		}
+	}
+}
+
+func token(ts *testscript.TestScript, _ bool, args []string) {
+	ts.Setenv("ADMIN_TOKEN", strings.TrimSpace(ts.ReadFile(args[0])))
+}
+
+func request(ts *testscript.TestScript, _ bool, args []string) {
+	body := ""
+	if len(args) > 3 {
+		body = args[3]
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), deadline)
+	defer cancel()
+	req, err := http.NewRequestWithContext(ctx, args[1], args[2], strings.NewReader(body))
+	ts.Check(err)
+	if t := ts.Getenv("ADMIN_TOKEN"); t != "" {
+		req.Header.Set("Authorization", "Bearer "+t)
+	}
+	resp, err := http.DefaultClient.Do(req)
+	ts.Check(err)
+	defer resp.Body.Close()
+	text, err := io.ReadAll(resp.Body)
+	ts.Check(err)
+	fmt.Fprint(ts.Stdout(), string(text))
+	if fmt.Sprint(resp.StatusCode) != args[0] {
+		ts.Fatalf("status %d, want %s: %s", resp.StatusCode, args[0], text)
 	}
 }
 

@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"errors"
+	"os"
 
 	"github.com/nats-io/nats.go/jetstream"
 
@@ -32,7 +33,7 @@ func openStore(ctx context.Context, path string) (_ *cli.Stopped, err error) {
 			err = errors.Join(err, stop())
 		}
 	}()
-	if h.keys, err = cred.Open(h.dir.Join("keys")); err != nil {
+	if h.keys, err = cred.OpenFrom(h.dir.Join(keysDir), keySource(os.Getenv("SAPFLOW_KEYS_FILE"))); err != nil {
 		return nil, err
 	}
 	if err := h.startNATS(ctx); err != nil {

@@ -456,6 +456,20 @@ type Device struct {
 	Clone     string         `json:"clone,omitempty"`         // how and when, the last time
 }
 
+// KeyRoll asks fleet.roll for a new signing key.
+type KeyRoll struct {
+	Slot int  `json:"slot"`          // 0-15
+	Now  bool `json:"now,omitempty"` // what the old one signed ends at once
+}
+
+// KeyRolled is a signing key that was replaced.
+type KeyRolled struct {
+	Slot    int    `json:"slot"`
+	Key     string `json:"key"`     // the new public key
+	Renewed int    `json:"renewed"` // gateways that were sent a new credential
+	Cut     int    `json:"cut"`     // of them, those that did not come with it in time
+}
+
 // AuditRequest asks fleet.audit for entries.
 type AuditRequest struct {
 	After uint64 `json:"after,omitempty"` // entries with a higher number; the newest by default

@@ -22,6 +22,7 @@ const (
 	fleetTokenList   = "tokenlist"
 	fleetTokenRemove = "tokenremove"
 	fleetAudit       = "audit"
+	fleetRoll        = "roll"
 )
 
 // DeviceAdd adds a gateway and returns the token that it enrols with.
@@ -66,6 +67,11 @@ func (c *Client) Tokens(ctx context.Context) ([]api.Token, error) {
 // TokenRemove withdraws a token of TokenAdd.
 func (c *Client) TokenRemove(ctx context.Context, id string) error {
 	return c.ask(ctx, subject.Fleet(fleetTokenRemove), api.DeviceRef{ID: id}, nil)
+}
+
+// KeyRoll replaces a key that signs credentials of gateways.
+func (c *Client) KeyRoll(ctx context.Context, req api.KeyRoll) (*api.KeyRolled, error) {
+	return fleet[api.KeyRolled](ctx, c, fleetRoll, req)
 }
 
 // Audit returns entries of the record of what was done, in order.

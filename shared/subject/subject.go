@@ -92,6 +92,7 @@ const (
 	Ack   = "ack"
 	Renew = "renew" // a gateway asks for a new credential
 	Cred  = "cred"  // and gets it
+	Clone = "clone" // a gateway has found that another one has its credential
 )
 
 // FromGateway returns the subject on which gateway id sends a link verb.

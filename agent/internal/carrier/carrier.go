@@ -35,6 +35,8 @@ import (
 	"time"
 
 	"github.com/rs/zerolog"
+
+	"github.com/sapflow/sapflow/agent/internal/pin"
 )
 
 // Config says where the hub is and how to reach it.
@@ -43,6 +45,9 @@ type Config struct {
 	URL string
 	// RootCAs verify the hub; default the system's. Setting it demands TLS.
 	RootCAs *x509.CertPool
+	// Pin is the key of the hub's certificate, sha256:<hex>, instead of
+	// authorities. Setting it demands TLS.
+	Pin string
 	// Proxy is an HTTP proxy on the way; default by HTTPS_PROXY and NO_PROXY.
 	Proxy *url.URL
 	// Dial opens TCP connections, names included; default a net.Dialer.
@@ -151,6 +156,9 @@ func prepare(cfg Config) (*Carrier, error) {
 			// A resumed session costs 1 KB less: the hub sends no certificate.
 			ClientSessionCache: tls.NewLRUClientSessionCache(1),
 		},
+	}
+	if cfg.Pin != "" {
+		pin.Apply(c.tls, cfg.Pin)
 	}
 	if cfg.Proxy != nil {
 		c.proxy = http.ProxyURL(cfg.Proxy)

@@ -145,7 +145,7 @@ func (l *line) tunnel(ctx context.Context, proxy *url.URL, target string) error 
 }
 
 func (l *line) startWebSocket(ctx context.Context, c *Carrier) error {
-	if c.url.Scheme == "wss" || c.cfg.RootCAs != nil {
+	if c.url.Scheme == "wss" || c.cfg.RootCAs != nil || c.cfg.Pin != "" {
 		if err := l.startTLS(ctx, c.tls); err != nil {
 			return err
 		}
@@ -171,7 +171,7 @@ func (l *line) startRaw(ctx context.Context, c *Carrier) error {
 	if !isInfo || json.Unmarshal(data, &info) != nil {
 		return errors.New("what answers is no hub")
 	}
-	switch demanded := c.url.Scheme == "tls" || c.cfg.RootCAs != nil; {
+	switch demanded := c.url.Scheme == "tls" || c.cfg.RootCAs != nil || c.cfg.Pin != ""; {
 	case info.TLSRequired && l.r.Buffered() > 0:
 		return errors.New("hub says more before TLS than it should")
 	case info.TLSRequired:

@@ -1,6 +1,7 @@
 package config_test
 
 import (
+	"fmt"
 	"os"
 	"path/filepath"
 	"regexp"
@@ -148,5 +149,24 @@ func TestReload(t *testing.T) {
 	write("data: d\nstore:\n  max: 6MB\n")
 	if _, changed, err = reload(); err != nil || !slices.Equal(changed, []string{"logLevel"}) {
 		t.Errorf("changed %q, %v", changed, err)
+	}
+}
+
+func TestReadFirst(t *testing.T) {
+	f, err := config.ReadFirst("../../../configs/sapflow.yaml")
+	if err != nil || f.URL != "https://hub.example.com:8080" || f.Token != "TOKEN" {
+		t.Errorf("the example: got %s, %v", f, err)
+	}
+	if text := fmt.Sprintf("%v %+v %#v", f, f, f); strings.Contains(text, "TOKEN") {
+		t.Errorf("it shows its token: %s", text)
+	}
+	for name, text := range map[string]string{"no url": "token: SECRET\n", "unknown": "url: http://h\ntoken: SECRET\nuser: x\n", "list": "- SECRET\n"} {
+		file := filepath.Join(t.TempDir(), "sapflow.yaml")
+		if err := os.WriteFile(file, []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := config.ReadFirst(file); err == nil || strings.Contains(err.Error(), "SECRET") {
+			t.Errorf("%s: got %v, want an error that shows no token", name, err)
+		}
 	}
 }

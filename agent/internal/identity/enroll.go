@@ -25,6 +25,7 @@ import (
 
 	"github.com/nats-io/nkeys"
 
+	"github.com/sapflow/sapflow/agent/internal/pin"
 	"github.com/sapflow/sapflow/shared/daemon"
 )
 
@@ -84,6 +85,9 @@ type EnrollConfig struct {
 	CAFile string
 	// Authorities are the same as CAFile, in PEM.
 	Authorities string
+	// Pin is the key of the hub's certificate, sha256:<hex>, instead of an
+	// authority.
+	Pin string
 	// Insecure allows plain http beyond loopback.
 	Insecure bool
 }
@@ -131,7 +135,7 @@ func enroll(ctx context.Context, cfg EnrollConfig) (*Identity, error) {
 	r, err := cfg.ask(ctx, key, public, "")
 	var waiting *Waiting
 	if errors.As(err, &waiting) { // from now on the key alone is enough
-		begun := pending{TokenHash: p.TokenHash, Seed: p.Seed, HubURL: cfg.HubURL, Authorities: cfg.Authorities, Insecure: cfg.Insecure}
+		begun := pending{TokenHash: p.TokenHash, Seed: p.Seed, HubURL: cfg.HubURL, Authorities: cfg.Authorities, Pin: cfg.Pin, Insecure: cfg.Insecure}
 		if begun != p {
 			err = errors.Join(err, writeJSON(filepath.Join(dir, pendingFile), begun))
 		}
@@ -142,14 +146,32 @@ func enroll(ctx context.Context, cfg EnrollConfig) (*Identity, error) {
 	if u, err := url.Parse(r.LeafURL); err != nil || u.Host == "" {
 		return nil, fmt.Errorf("reply of the hub: leaf URL %q is not an address", r.LeafURL)
 	}
+	if r.LeafPin != "" {
+		if err := pin.Check(r.LeafPin); err != nil {
+			return nil, fmt.Errorf("reply of the hub: %w", err)
+		}
+	}
 	err = store(dir, p.Seed, r.JWT, record{
-		ID: r.ID, HubURL: cfg.HubURL, LeafURL: r.LeafURL, ServerName: r.ID + "-" + randomHex(8),
+		ID: r.ID, HubURL: cfg.HubURL, LeafURL: reachable(r.LeafURL, cfg.HubURL), ServerName: r.ID + "-" + randomHex(8),
 		EnrolledAt: r.HubTime, Nonce: randomHex(16), PublicKey: public, Authorities: cfg.Authorities, Insecure: cfg.Insecure,
+		Pin: cfg.Pin, LeafPin: r.LeafPin,
 	})
 	if err != nil {
 		return nil, err
 	}
 	return Load(cfg.Dir)
+}
+
+// reachable replaces an address that means every one of the hub's, such as
+// 0.0.0.0, by that by which the hub was reached.
+func reachable(leaf, hub string) string {
+	l, err := url.Parse(leaf)
+	h, other := url.Parse(hub)
+	if err != nil || other != nil || !net.ParseIP(l.Hostname()).IsUnspecified() {
+		return leaf
+	}
+	l.Host = net.JoinHostPort(h.Hostname(), l.Port())
+	return l.String()
 }
 
 // makeDir makes the directory of the identity.
@@ -195,14 +217,14 @@ func Begun(data string) (*EnrollConfig, error) {
 	if errors.Is(err, fs.ErrNotExist) || err == nil && p.HubURL == "" {
 		return nil, nil
 	}
-	return &EnrollConfig{HubURL: p.HubURL, Dir: data, Authorities: p.Authorities, Insecure: p.Insecure}, err
+	return &EnrollConfig{HubURL: p.HubURL, Dir: data, Authorities: p.Authorities, Pin: p.Pin, Insecure: p.Insecure}, err
 }
 
 // Ask asks the hub by HTTP for a new credential, which the next connection
 // uses. It is for a gateway whose own one is not accepted any more: the answer
 // says why. The error is a *Waiting or a *Refusal if the hub answered.
 func (id *Identity) Ask(ctx context.Context) error {
-	cfg := EnrollConfig{HubURL: id.record.HubURL, Authorities: id.record.Authorities, Insecure: id.record.Insecure}
+	cfg := EnrollConfig{HubURL: id.record.HubURL, Authorities: id.record.Authorities, Pin: id.record.Pin, Insecure: id.record.Insecure}
 	r, err := cfg.ask(ctx, id.key, id.record.PublicKey, id.record.ID)
 	if err != nil {
 		return fmt.Errorf("ask %s: %w", cfg.HubURL, err)
@@ -249,6 +271,14 @@ func (c EnrollConfig) endpoint() (string, error) {
 	if err != nil || u.Host == "" || u.Scheme != "http" && u.Scheme != "https" {
 		return "", errors.New("not an http or https address")
 	}
+	if c.Pin != "" {
+		if err := pin.Check(c.Pin); err != nil {
+			return "", err
+		}
+		if u.Scheme != "https" {
+			return "", errors.New("a pin needs an https address")
+		}
+	}
 	ip := net.ParseIP(u.Hostname())
 	loopback := u.Hostname() == "localhost" || ip != nil && ip.IsLoopback()
 	if u.Scheme == "http" && !loopback && !c.Insecure {
@@ -271,6 +301,10 @@ func (c EnrollConfig) client() (*http.Client, error) {
 		}
 		transport.TLSClientConfig = &tls.Config{RootCAs: pool, MinVersion: tls.VersionTLS12}
 	}
+	if c.Pin != "" {
+		transport.TLSClientConfig = &tls.Config{MinVersion: tls.VersionTLS12}
+		pin.Apply(transport.TLSClientConfig, c.Pin)
+	}
 	return &http.Client{
 		Transport: transport,
 		// A redirect would carry the token to another host.
@@ -292,6 +326,7 @@ type reply struct {
 	ID      string    `json:"id"`
 	JWT     string    `json:"jwt"`
 	LeafURL string    `json:"leafUrl"`
+	LeafPin string    `json:"leafPin"`
 	State   string    `json:"state"`
 	Key     string    `json:"key"`
 	Retry   int64     `json:"retryMs"`
@@ -341,6 +376,7 @@ type pending struct {
 	// Where the gateway waits, "" if it does not.
 	HubURL      string `json:"hubUrl,omitempty"`
 	Authorities string `json:"authorities,omitempty"`
+	Pin         string `json:"pin,omitempty"`
 	Insecure    bool   `json:"insecure,omitempty"`
 }
 

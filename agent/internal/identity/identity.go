@@ -41,6 +41,10 @@ type record struct {
 	// Authorities are certificates in PEM that the hub is verified with, the
 	// system's if empty.
 	Authorities string `json:"authorities,omitempty"`
+	// Pin is the key of the hub's certificate at HubURL, LeafPin at LeafURL;
+	// "" if authorities are trusted.
+	Pin     string `json:"pin,omitempty"`
+	LeafPin string `json:"leafPin,omitempty"`
 	// Insecure allows plain http to the hub, beyond loopback.
 	Insecure bool `json:"insecure,omitempty"`
 }
@@ -150,6 +154,10 @@ func (id *Identity) RootCAs() *x509.CertPool {
 	pool.AppendCertsFromPEM([]byte(id.record.Authorities)) // checked when they were stored
 	return pool
 }
+
+// LeafPin returns the key of the certificate of the hub's leaf address, "" if
+// authorities are trusted.
+func (id *Identity) LeafPin() string { return id.record.LeafPin }
 
 // PublicKey returns the user key of the gateway.
 func (id *Identity) PublicKey() string { return id.record.PublicKey }

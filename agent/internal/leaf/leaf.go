@@ -91,6 +91,9 @@ type Config struct {
 	LeafURL string
 	// RootCAs verify the hub; default the system's. Setting it demands TLS.
 	RootCAs *x509.CertPool
+	// Pin is the key of the hub's certificate, instead of authorities. Setting
+	// it demands TLS.
+	Pin string
 	// Proxy is an HTTP proxy on the way to the hub; default by HTTPS_PROXY and
 	// NO_PROXY.
 	Proxy *url.URL
@@ -232,7 +235,7 @@ func (s *Server) remote(cfg Config) (*server.RemoteLeafOpts, error) {
 	}
 	var err error
 	s.carrier, err = carrier.Open(carrier.Config{
-		URL: cfg.LeafURL, RootCAs: cfg.RootCAs, Proxy: cfg.Proxy, Dial: cfg.Dial, Log: s.log,
+		URL: cfg.LeafURL, RootCAs: cfg.RootCAs, Pin: cfg.Pin, Proxy: cfg.Proxy, Dial: cfg.Dial, Log: s.log,
 	})
 	if err != nil {
 		return nil, err

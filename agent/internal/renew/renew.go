@@ -24,6 +24,8 @@ import (
 const (
 	// look is how often the clock is looked at, at the most and at the least.
 	look, lookOften = time.Minute, 100 * time.Millisecond
+	// lookAway is the same while the hub does not answer.
+	lookAway = 2 * time.Second
 	// firstAsk and lastAsk bound the wait between two questions of a gateway
 	// that is not let in; half of it is random.
 	firstAsk, lastAsk = time.Minute, 15 * time.Minute
@@ -140,7 +142,11 @@ func (k *Keeper) due() time.Time {
 
 // pause is how long nothing needs to be looked at.
 func (k *Keeper) pause() time.Duration {
-	return min(max(k.life()/60, lookOften), look)
+	most := look
+	if !k.cfg.Linked() {
+		most = lookAway
+	}
+	return min(max(k.life()/60, lookOften), most)
 }
 
 // look does what is due.

@@ -198,7 +198,7 @@ func (u *Uplink) Run(ctx context.Context) error {
 	wg.Go(func() { u.report(ctx) })
 	look := time.NewTicker(lookEvery)
 	defer look.Stop()
-	hello, up := subject.FromGateway(u.cfg.ID, subject.Hello), false
+	hello, up, told := subject.FromGateway(u.cfg.ID, subject.Hello), false, false
 	for {
 		select {
 		case <-ctx.Done():
@@ -209,6 +209,10 @@ func (u *Uplink) Run(ctx context.Context) error {
 			up = now
 			u.cfg.Log.Info().Bool("connected", up).Msg("link changed")
 			u.peer.SetConnected(up)
+			told = false
+		}
+		if up && !told && u.peer.Status().Halted != "" {
+			told = u.cfg.Conn.Publish(subject.FromGateway(u.cfg.ID, subject.Clone), nil) == nil
 		}
 	}
 }

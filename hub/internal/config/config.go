@@ -5,6 +5,7 @@ package config
 
 import (
 	"errors"
+	"fmt"
 	"time"
 
 	"github.com/rs/zerolog"
@@ -42,7 +43,7 @@ type Config struct {
 	// default 127.0.0.1:8080.
 	HTTP string
 	// Leaf is host:port where gateways connect, port 0 for a free one; default
-	// 127.0.0.1:7422. Beyond loopback it needs TLSCert and TLSKey.
+	// 127.0.0.1:7422.
 	Leaf string
 	// Listen is host:port where programs connect by NATS, port 0 for a free
 	// one; default 127.0.0.1:4223.
@@ -54,9 +55,20 @@ type Config struct {
 	// set when gateways reach Leaf through a load balancer or a tunnel;
 	// default the address of Leaf.
 	LeafAdvertise string
+	// HTTPAdvertise is the URL that enrol lines show; default the address of
+	// HTTP.
+	HTTPAdvertise string
 	// TLSCert and TLSKey are PEM files for Leaf and HTTP, both or none; default
-	// none, which is plain.
+	// none: plain on loopback, beyond it the hub's own certificate, which enrol
+	// lines pin.
 	TLSCert, TLSKey string
+	// TLSOwn uses the hub's own certificate on loopback too; default false.
+	TLSOwn bool
+	// Insecure is plain beyond loopback as well; default false.
+	Insecure bool
+	// KeysFile is a file with the keys, such as a mounted secret; default none,
+	// they lie in Data.
+	KeysFile string
 	// CredentialTTL is how long the credential of a gateway is good; default
 	// 30 days, which is the most. It is renewed when two thirds of it are over.
 	CredentialTTL time.Duration
@@ -115,8 +127,12 @@ type Settings struct {
 	Leaf          *string             `yaml:"leaf" env:"SAPFLOW_LEAF" placeholder:"127.0.0.1:7422" help:"Address where gateways connect."`
 	Listen        *string             `yaml:"listen" env:"SAPFLOW_LISTEN" placeholder:"127.0.0.1:4223" help:"Address where programs connect by NATS. The default moves to a free port when it is taken."`
 	LeafAdvertise *string             `yaml:"leafAdvertise" env:"SAPFLOW_LEAF_ADVERTISE" placeholder:"URL" help:"What an enrolled gateway is told to dial, instead of the address of --leaf."`
+	HTTPAdvertise *string             `yaml:"httpAdvertise" name:"http-advertise" env:"SAPFLOW_HTTP_ADVERTISE" placeholder:"URL" help:"What enrol lines show, instead of the address of --http."`
 	TLSCert       *string             `yaml:"tlsCert" name:"tls-cert" env:"SAPFLOW_TLS_CERT" placeholder:"FILE" help:"Certificate in PEM."`
 	TLSKey        *string             `yaml:"tlsKey" name:"tls-key" env:"SAPFLOW_TLS_KEY" placeholder:"FILE" help:"Key of the certificate in PEM."`
+	TLSOwn        *bool               `yaml:"tlsOwn" name:"tls-own" env:"SAPFLOW_TLS_OWN" help:"Use the hub's own certificate on this machine too; without --tls-cert it is used beyond it anyway."`
+	Insecure      *bool               `yaml:"insecure" env:"SAPFLOW_INSECURE" help:"No TLS beyond this machine: others on the way see tokens and points."`
+	KeysFile      *string             `yaml:"keysFile" env:"SAPFLOW_KEYS_FILE" placeholder:"FILE" help:"File with the keys as keys show prints them, such as a mounted secret; or the text in SAPFLOW_KEYS. In --data by default."`
 	CredentialTTL *cli.Span           `yaml:"credentialTTL" name:"credential-ttl" env:"SAPFLOW_CREDENTIAL_TTL" placeholder:"30d" help:"How long the credential of a gateway is good, 30d at most. It is renewed when two thirds are over."`
 	Reenroll      *bool               `yaml:"reenroll" env:"SAPFLOW_REENROLL" help:"Let a gateway that was away until its credential ended have a new one; else it waits for device accept."`
 	NodeStreams   NodeStreamsSettings `yaml:"nodeStreams" embed:"" prefix:"node-streams-"`
@@ -156,6 +172,10 @@ func (s Settings) Load(path string) (Config, error) {
 		Listen:        cli.First(DefaultListen, s.Listen, f.Listen),
 		ListenGiven:   s.Listen != nil || f.Listen != nil,
 		LeafAdvertise: cli.First("", s.LeafAdvertise, f.LeafAdvertise),
+		HTTPAdvertise: cli.First("", s.HTTPAdvertise, f.HTTPAdvertise),
+		TLSOwn:        cli.First(false, s.TLSOwn, f.TLSOwn),
+		Insecure:      cli.First(false, s.Insecure, f.Insecure),
+		KeysFile:      cli.First("", s.KeysFile, f.KeysFile),
 		TLSCert:       cli.First("", s.TLSCert, f.TLSCert),
 		TLSKey:        cli.First("", s.TLSKey, f.TLSKey),
 		CredentialTTL: time.Duration(cli.First(cli.Span(DefaultCredentialTTL), s.CredentialTTL, f.CredentialTTL)),
@@ -191,6 +211,9 @@ func (c Config) check() error {
 	if (c.TLSCert == "") != (c.TLSKey == "") {
 		return errors.New("a certificate needs its key, and a key its certificate: give --tls-cert and --tls-key")
 	}
+	if c.Insecure && (c.TLSCert != "" || c.TLSOwn) {
+		return errors.New("insecure means no TLS: leave out --tls-cert and --tls-own, or --insecure")
+	}
 	if l := c.NodeStreams.Layout; l != "" && l != "node" && l != "shard" && l != "none" {
 		return cli.BadSetting("nodeStreams.layout", "is %q, it must be node, shard or none", l)
 	}
@@ -221,4 +244,15 @@ func (l Limits) check() error {
 		}
 	}
 	return nil
+}
+
+// Told returns the settings as the record of changes shows them. None of them
+// is a secret.
+func (c Config) Told() map[string]string {
+	return map[string]string{
+		"http": c.HTTP, "leaf": c.Leaf, "listen": c.Listen, "leafAdvertise": c.LeafAdvertise, "httpAdvertise": c.HTTPAdvertise,
+		"tlsCert": c.TLSCert, "tlsOwn": fmt.Sprint(c.TLSOwn), "insecure": fmt.Sprint(c.Insecure), "keysFile": c.KeysFile,
+		"credentialTTL": c.CredentialTTL.String(), "reenroll": fmt.Sprint(c.Reenroll),
+		"storeMax": fmt.Sprint(c.Store.Max), "storeMaxAge": c.Store.MaxAge.String(), "logLevel": c.LogLevel, "version": c.Version,
+	}
 }

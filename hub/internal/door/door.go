@@ -58,7 +58,7 @@ type Config struct {
 	Fresh    map[string]bool               // those whose epoch had no frame, likewise
 	Heads    map[string][]string           // whose heads gateways still lack, from the snapshot
 	Kick     func(id string)               // closes a gateway's connection
-	Renew    func(id string)               // a gateway asks for a new credential; nil if nobody gives any
+	Other    func(id, verb string) bool    // takes messages that are not of the link; nil if nobody does
 	Stored   func()                        // a frame was stored and applied
 	Save     func() error                  // writes a snapshot
 	Limits   Limits                        // of each gateway; may be zero: no bounds
@@ -170,8 +170,7 @@ func (d *Door) receive(m *nats.Msg) {
 	if len(m.Header) > 0 {
 		d.count(g, refusedHeader)
 	}
-	if verb == subject.Renew && d.cfg.Renew != nil && g.limit.renewals.Allow() {
-		d.cfg.Renew(id)
+	if isLink := verb == subject.Hello || verb == subject.Frame || verb == subject.Ack; !isLink && d.cfg.Other != nil && g.limit.others.Allow() && d.cfg.Other(id, verb) {
 		return
 	}
 	if verb == subject.Hello {

@@ -41,9 +41,10 @@ const (
 	// to make durable: 64 of them hold some 90,000 series.
 	savesEvery = time.Second
 	savesBurst = 64
-	// renewEvery and renewBurst bound wishes for a new credential.
-	renewEvery = time.Minute
-	renewBurst = 5
+	// othersEvery and othersBurst bound what is said besides the link: wishes for
+	// a new credential, and that another box has the key.
+	othersEvery = time.Minute
+	othersBurst = 5
 )
 
 // What a gateway is refused, as it is counted.
@@ -64,7 +65,7 @@ const (
 type limiter struct {
 	bytes, points        *rate.Limiter // take what they are asked for and say later how long to wait
 	hellos, heads, saves *rate.Limiter
-	renewals             *rate.Limiter
+	others               *rate.Limiter
 	refused              func(what string)
 }
 
@@ -77,8 +78,8 @@ func newLimiter(l Limits, refused func(string)) *limiter {
 		heads:  rate.NewLimiter(rate.Every(headsEvery), headsBurst),
 		saves:  rate.NewLimiter(rate.Every(savesEvery), savesBurst),
 
-		renewals: rate.NewLimiter(rate.Every(renewEvery), renewBurst),
-		refused:  refused,
+		others:  rate.NewLimiter(rate.Every(othersEvery), othersBurst),
+		refused: refused,
 	}
 }
 

@@ -255,7 +255,7 @@ func (r *Registry) complete(ctx context.Context, a Applicant) (Device, error) {
 	now, again := r.cfg.Now().UTC(), false
 	d, err := r.change(ctx, a.Node, func(d *Device) error {
 		if again = d.good(a.PublicKey); !again {
-			if err := d.take(a.PublicKey, now); err != nil {
+			if err := d.take(a.PublicKey, now, r.cfg.KeyTTL); err != nil {
 				return err
 			}
 		}
@@ -289,8 +289,6 @@ func (r *Registry) ask(ctx context.Context, req EnrollRequest) (EnrollReply, err
 		return EnrollReply{}, ErrRejected
 	case a.State == StateRevoked:
 		return EnrollReply{}, ErrRevoked
-	case a.State == StatePending && !r.cfg.Reenroll:
-		return r.wait(ctx, a)
 	case a.State == StateAccepted && !a.Done:
 		d, err := r.complete(ctx, a)
 		if err != nil {
@@ -300,20 +298,16 @@ func (r *Registry) ask(ctx context.Context, req EnrollRequest) (EnrollReply, err
 	}
 	now := r.cfg.Now().UTC()
 	d, err := r.Get(ctx, a.Node)
+	good := err == nil && d.good(a.PublicKey)
 	switch {
-	case a.State == StatePending && (err != nil || !d.good(a.PublicKey)):
-		return r.wait(ctx, a)
-	case errors.Is(err, ErrNotFound), err == nil && !d.good(a.PublicKey):
-		return EnrollReply{}, ErrRevoked
-	case err != nil:
-		return EnrollReply{}, err
-	case r.cfg.Reenroll || now.Before(d.expires(r.cfg.KeyTTL)):
-		if a.State == StatePending {
-			if err := r.kv.Purge(ctx, applicantKey(a.PublicKey)); err != nil {
-				return EnrollReply{}, err
-			}
-		}
+	case good && (r.cfg.Reenroll || now.Before(d.expires(r.cfg.KeyTTL))):
 		return r.renewed(ctx, d.ID, a.PublicKey)
+	case a.State == StatePending:
+		return r.wait(ctx, a)
+	case err != nil && !errors.Is(err, ErrNotFound):
+		return EnrollReply{}, err
+	case !good:
+		return EnrollReply{}, ErrRevoked
 	}
 	// It was away until its credential ended: somebody has to look.
 	pending := Applicant{

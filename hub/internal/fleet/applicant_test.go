@@ -362,3 +362,39 @@ func TestRenew(t *testing.T) {
 		t.Errorf("%d answers in a burst, want 1 more at most", n)
 	}
 }
+
+// A clock of the hub that was ahead for a while does no lasting harm: who waits
+// because of it goes on when it is right again, and what was signed then can be
+// revoked.
+func TestClockAhead(t *testing.T) {
+	r, clock := open(t)
+	key := newKey(t)
+	enroll(t, r, sign(t, key, add(t, r, "gw-a")))
+	req := sign(t, key, "")
+	req.ID = "gw-a"
+	const jump = 60 * 24 * time.Hour
+	clock.Add(jump)
+	reply := enroll(t, r, req)
+	if reply.State != fleet.StatePending {
+		t.Fatalf("got %+v, want to wait", reply)
+	}
+	clock.Add(-jump)
+	if reply = enroll(t, r, req); reply.JWT == "" {
+		t.Errorf("the clock is right again: got %+v", reply)
+	}
+	if _, err := r.Applicant(t.Context(), fleet.KeyID(req.PublicKey)); !errors.Is(err, fleet.ErrNotFound) {
+		t.Errorf("it still waits: %v", err)
+	}
+
+	clock.Add(jump)
+	second := claim(t, add(t, r, "gw-b"))
+	enroll(t, r, second)
+	signed := clock.Now()
+	clock.Add(-jump)
+	if err := r.Revoke(t.Context(), "gw-b"); err != nil {
+		t.Fatal(err)
+	}
+	if keys := get(t, r, "gw-b").RevokedKeys; len(keys) != 1 || keys[0].At.Before(signed) {
+		t.Errorf("revoked as of %v, signed at %v", keys, signed)
+	}
+}

@@ -72,7 +72,7 @@ func sameHash(token, hash string) bool {
 
 // claim takes the device for a key, if the token is good. again is true when
 // that key has claimed it with this token before: the reply was lost.
-func (d *Device) claim(token, publicKey string, now time.Time) (again bool, err error) {
+func (d *Device) claim(token, publicKey string, now time.Time, ttl time.Duration) (again bool, err error) {
 	switch {
 	case !sameHash(token, d.TokenHash):
 		return false, ErrTokenInvalid
@@ -83,7 +83,7 @@ func (d *Device) claim(token, publicKey string, now time.Time) (again bool, err 
 	case d.TokenUsed:
 		return false, ErrTokenUsed
 	}
-	if err := d.take(publicKey, now); err != nil {
+	if err := d.take(publicKey, now, ttl); err != nil {
 		return false, err
 	}
 	d.TokenUsed = true
@@ -91,12 +91,12 @@ func (d *Device) claim(token, publicKey string, now time.Time) (again bool, err 
 }
 
 // take makes a key that of the gateway; the one that it had is void.
-func (d *Device) take(publicKey string, now time.Time) error {
+func (d *Device) take(publicKey string, now time.Time, ttl time.Duration) error {
 	if d.revoked(publicKey) {
 		return ErrKeyInvalid
 	}
 	if d.PublicKey != publicKey {
-		d.revokeKey(now)
+		d.revokeKey(now, ttl)
 	}
 	d.State, d.PublicKey, d.EnrolledAt = StateAccepted, publicKey, now
 	d.Clones, d.Clone, d.CloneAt = 0, "", time.Time{}
@@ -104,10 +104,18 @@ func (d *Device) take(publicKey string, now time.Time) error {
 	return nil
 }
 
-// revokeKey moves the current key, if any, to the revoked ones.
-func (d *Device) revokeKey(now time.Time) {
+// signMargin is more than the time from a record to the signature that it
+// tells of.
+const signMargin = time.Minute
+
+// revokeKey moves the current key, if any, to the revoked ones. What a hub
+// signed whose clock was ahead is void as well: it counts as issued then.
+func (d *Device) revokeKey(now time.Time, ttl time.Duration) {
 	if d.PublicKey == "" || d.revoked(d.PublicKey) {
 		return
+	}
+	if issued := d.Expires.Add(signMargin - ttl); issued.After(now.Add(signMargin)) {
+		now = issued
 	}
 	d.RevokedKeys = append(d.RevokedKeys, RevokedKey{PublicKey: d.PublicKey, At: now})
 }

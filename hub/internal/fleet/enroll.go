@@ -37,6 +37,7 @@ type EnrollReply struct {
 	ID      string    `json:"id,omitempty"`
 	JWT     string    `json:"jwt,omitempty"`
 	LeafURL string    `json:"leafUrl,omitempty"`
+	LeafPin string    `json:"leafPin,omitempty"`
 	State   string    `json:"state,omitempty"`
 	Key     string    `json:"key,omitempty"` // how people call its key
 	Retry   int64     `json:"retryMs,omitempty"`
@@ -109,7 +110,7 @@ func (r *Registry) enroll(ctx context.Context, req EnrollRequest) (EnrollReply, 
 	}
 	now, again := r.cfg.Now().UTC(), false
 	d, err := r.change(ctx, tokenID(req.Token), func(d *Device) (err error) {
-		again, err = d.claim(req.Token, req.PublicKey, now)
+		again, err = d.claim(req.Token, req.PublicKey, now, r.cfg.KeyTTL)
 		d.Expires = now.Add(r.cfg.KeyTTL)
 		return err
 	})
@@ -143,7 +144,7 @@ func (r *Registry) sign(d Device) (EnrollReply, error) {
 	if err != nil {
 		return EnrollReply{}, err
 	}
-	return EnrollReply{ID: d.ID, JWT: token, LeafURL: r.cfg.LeafURL, HubTime: r.cfg.Now().UTC()}, nil
+	return EnrollReply{ID: d.ID, JWT: token, LeafURL: r.cfg.LeafURL, LeafPin: r.cfg.LeafPin, HubTime: r.cfg.Now().UTC()}, nil
 }
 
 // The refusals of Enroll; what they say is what a gateway is told.

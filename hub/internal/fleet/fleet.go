@@ -54,12 +54,19 @@ type Issuer interface {
 	// issued for it and what would be, and returns the account JWT that
 	// says so. It may be repeated.
 	Revoke(userPub string, at time.Time) (accountJWT string, err error)
+	// Roll replaces the signing key of a slot; what the old one signed stays
+	// good until Drop.
+	Roll(slot int) (old, fresh, accountJWT string, err error)
+	Drop(publicKey string) (accountJWT string, err error)
 }
 
 // Server holds the live connections; natsd.Server does.
 type Server interface {
 	// UpdateDevices puts an account JWT in force, before it returns.
 	UpdateDevices(accountJWT string) error
+	// SignedBy returns the gateways that are connected with a credential that a
+	// key has signed.
+	SignedBy(publicKey string) (ids []string)
 }
 
 // Config says what a registry works with.
@@ -72,6 +79,8 @@ type Config struct {
 	Server Server
 	// LeafURL is what an enrolled gateway is told to dial, required.
 	LeafURL string
+	// LeafPin is the pin of the certificate there, if it is the hub's own.
+	LeafPin string
 	// Audit is told what happens; nil is told nothing.
 	Audit *audit.Log
 	// Make makes the node of a new gateway below a parent and adds it, durably;
@@ -179,7 +188,7 @@ func (r *Registry) Token(ctx context.Context, id string, ttl time.Duration) (str
 // Revoke voids the key and the token of a gateway and closes its connection.
 func (r *Registry) Revoke(ctx context.Context, id string) error {
 	d, err := r.change(ctx, id, func(d *Device) error {
-		d.revokeKey(r.cfg.Now().UTC())
+		d.revokeKey(r.cfg.Now().UTC(), r.cfg.KeyTTL)
 		d.State, d.TokenHash, d.TokenExpires = StateRevoked, "", time.Time{}
 		return nil
 	})
@@ -202,7 +211,7 @@ func (r *Registry) Remove(ctx context.Context, id string) error {
 			return fmt.Errorf("remove %s: %w", id, err)
 		}
 		// Revoked first: without the record nobody would know what to void.
-		d.revokeKey(r.cfg.Now().UTC())
+		d.revokeKey(r.cfg.Now().UTC(), r.cfg.KeyTTL)
 		if err := r.enforce(ctx, id, d.RevokedKeys); err != nil {
 			return fmt.Errorf("remove %s: %w", id, err)
 		}

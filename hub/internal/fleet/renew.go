@@ -103,10 +103,39 @@ func (r *Registry) renewed(ctx context.Context, id, publicKey string) (EnrollRep
 	if err != nil {
 		return EnrollReply{}, err
 	}
+	// One that waits because the hub's clock was ahead for a while does so no more.
+	if a, err := r.applicant(ctx, publicKey); err == nil && a.State == StatePending && a.Node == id {
+		if err := r.kv.Purge(ctx, applicantKey(publicKey)); err != nil {
+			return EnrollReply{}, err
+		}
+	}
 	reply, err := r.sign(d)
 	if err == nil {
 		r.log.Info().Str("node_id", id).Time("expires", d.Expires).Msg("credential renewed")
 		r.cfg.Audit.Note(ctx, audit.DeviceRenewed, id, "key", KeyID(publicKey), "expires", d.Expires.Format(time.RFC3339))
 	}
 	return reply, err
+}
+
+// cloneEvery is how often a clone of one gateway is counted.
+const cloneEvery = time.Minute
+
+// Clone notes that the key of a gateway was seen in two places.
+func (r *Registry) Clone(ctx context.Context, id, how string) error {
+	now := r.cfg.Now().UTC()
+	seen := false
+	d, err := r.change(ctx, id, func(d *Device) error {
+		if seen = d.Clone == how && now.Sub(d.CloneAt) < cloneEvery; seen {
+			return errUnchanged
+		}
+		d.Clones++
+		d.Clone, d.CloneAt = how, now
+		return nil
+	})
+	if err != nil || seen {
+		return err
+	}
+	r.log.Warn().Str("node_id", id).Str("how", how).Int("times", d.Clones).Msg("the key of a gateway is used in two places")
+	r.cfg.Audit.Note(ctx, audit.DeviceClone, id, "how", how, "key", KeyID(d.PublicKey))
+	return nil
 }

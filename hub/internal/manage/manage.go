@@ -21,6 +21,7 @@ import (
 	"github.com/rs/zerolog"
 
 	"github.com/sapflow/sapflow/hub/internal/audit"
+	"github.com/sapflow/sapflow/hub/internal/cred"
 	"github.com/sapflow/sapflow/hub/internal/door"
 	"github.com/sapflow/sapflow/hub/internal/fleet"
 	"github.com/sapflow/sapflow/shared/api"
@@ -111,6 +112,7 @@ var handlers = map[string]func(*Service, context.Context, []byte) (any, error){
 	"tokenlist":   with((*Service).tokenList),
 	"tokenremove": with((*Service).tokenRemove),
 	"audit":       with((*Service).audit),
+	"roll":        with((*Service).roll),
 }
 
 // with reads the request of a handler; an empty one is a zero one.
@@ -361,6 +363,17 @@ func (s *Service) tokenRemove(ctx context.Context, ref api.DeviceRef) (none, err
 		err = api.Errorf(api.CodeNotFound, "see `sapflow-hub token list`", "there is no token %s", ref.ID)
 	}
 	return nil, err
+}
+
+func (s *Service) roll(ctx context.Context, req api.KeyRoll) (*api.KeyRolled, error) {
+	if req.Slot < 0 || req.Slot >= cred.Slots {
+		return nil, api.Errorf(api.CodeInvalid, "there are 0 to 15", "there is no signing key %d", req.Slot)
+	}
+	done, err := s.cfg.Registry.Roll(ctx, req.Slot, req.Now)
+	if errors.Is(err, cred.ErrOutside) {
+		err = api.Errorf(api.CodeInvalid, "move them into the data directory to roll them there", "%s", cred.ErrOutside)
+	}
+	return &done, err
 }
 
 func (s *Service) audit(ctx context.Context, req api.AuditRequest) ([]audit.Entry, error) {

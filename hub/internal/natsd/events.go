@@ -59,6 +59,15 @@ type Event struct {
 // Refused tells whether the event is of something that was refused.
 func (e Event) Refused() bool { return e.What != Opened && e.What != Closed }
 
+// NotLetIn tells whether a credential was refused.
+func (e Event) NotLetIn() bool {
+	return e.What == RefusedAuth || e.What == RefusedExpired || e.What == RefusedRevoked
+}
+
+// Evicted tells whether a connection ended because another one came under the
+// name of the same box.
+func (e Event) Evicted() bool { return e.Reason == "Duplicate Remote LeafNode Connection" }
+
 // maxEvents bounds the events that wait to be told; the newest are dropped:
 // who floods has been told of.
 const maxEvents = 4096

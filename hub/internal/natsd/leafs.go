@@ -19,6 +19,7 @@ type LeafInfo struct {
 	CID        uint64 // the server's number of the connection
 	ID         string // the gateway, as its JWT says
 	PublicKey  string // the user key that signed in
+	Issuer     string // the key that signed its JWT
 	ServerName string // what the other end calls itself; not authenticated
 	RemoteAddr string // host:port
 	InBytes    int64  // message bytes from the gateway in this connection
@@ -26,7 +27,7 @@ type LeafInfo struct {
 }
 
 // identity is who a connection is of.
-type identity struct{ id, publicKey string }
+type identity struct{ id, publicKey, issuer string }
 
 // Leafs returns the live connections of gateways.
 func (s *Server) Leafs() []LeafInfo {
@@ -50,11 +51,11 @@ func (s *Server) Leafs() []LeafInfo {
 			if err != nil {
 				continue // authenticated without a JWT: impossible in operator mode
 			}
-			who = identity{claims.Name, claims.Subject}
+			who = identity{claims.Name, claims.Subject, claims.Issuer}
 		}
 		s.ids[leaf.ID] = who
 		infos = append(infos, LeafInfo{
-			CID: leaf.ID, ID: who.id, PublicKey: who.publicKey, ServerName: leaf.Name,
+			CID: leaf.ID, ID: who.id, PublicKey: who.publicKey, Issuer: who.issuer, ServerName: leaf.Name,
 			RemoteAddr: net.JoinHostPort(leaf.IP, strconv.Itoa(leaf.Port)),
 			InBytes:    leaf.InBytes, OutBytes: leaf.OutBytes,
 		})
@@ -117,4 +118,15 @@ func (s *Server) KickDevice(id string) {
 			s.Kick(leaf.CID)
 		}
 	}
+}
+
+// SignedBy returns the gateways that are connected with a JWT that a key has
+// signed.
+func (s *Server) SignedBy(publicKey string) (ids []string) {
+	for _, leaf := range s.Leafs() {
+		if leaf.Issuer == publicKey && !slices.Contains(ids, leaf.ID) {
+			ids = append(ids, leaf.ID)
+		}
+	}
+	return ids
 }
