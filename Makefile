@@ -89,5 +89,7 @@ kills: ## the trace through 200 kills, two full stores and a full disk
 golden: ## rewrite the goldens; review the diff
 	$(GO) test ./shared/point ./shared/frame ./shared/link -update
 
+include deploy/deploy.mk
+
 clean: ## remove what was built
 	rm -rf $(BIN) dist

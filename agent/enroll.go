@@ -9,6 +9,7 @@ import (
 
 	"github.com/sapflow/sapflow/agent/internal/identity"
 	"github.com/sapflow/sapflow/shared/cli"
+	"github.com/sapflow/sapflow/shared/daemon"
 )
 
 // enrollCmd is the command `enroll`.
@@ -44,6 +45,9 @@ type enrolled struct {
 func (e enrollCmd) Run(ctx context.Context, out *cli.Out) error {
 	token, err := e.token()
 	if err != nil {
+		return err
+	}
+	if err := daemon.BecomeOwner(e.Data); err != nil {
 		return err
 	}
 	id, err := identity.Enroll(ctx, identity.EnrollConfig{

@@ -54,6 +54,9 @@ func TestScript(t *testing.T) {
 		RequireExplicitExec: true,
 		RequireUniqueNames:  true,
 		Setup: func(e *testscript.Env) error {
+			if err := foreign(e); err != nil {
+				return err
+			}
 			e.Setenv("PATH", bin+string(filepath.ListSeparator)+e.Getenv("PATH"))
 			for _, name := range []string{"SAPFLOW_HTTP", "SAPFLOW_LEAF", "SAPFLOW_LISTEN", "SAPFLOW_METRICS"} {
 				e.Setenv(name, "127.0.0.1:0")
@@ -64,6 +67,22 @@ func TestScript(t *testing.T) {
 			"await": await, "field": field, "until": until, "code": code, "taken": taken, "mode": mode, "hangup": hangup, "certificate": certificate,
 		},
 	})
+}
+
+// foreign lets a script's sapflow-agent be the binary AGENT_BIN, of another
+// machine, run by AGENT_RUNNER: make qemu.
+func foreign(e *testscript.Env) error {
+	agent, runner := os.Getenv("AGENT_BIN"), os.Getenv("AGENT_RUNNER")
+	if agent == "" {
+		return nil
+	}
+	dir := filepath.Join(e.WorkDir, ".foreign")
+	if err := os.Mkdir(dir, 0o700); err != nil {
+		return err
+	}
+	e.Setenv("PATH", dir+string(filepath.ListSeparator)+e.Getenv("PATH"))
+	script := fmt.Sprintf("#!/bin/sh\nexec %s %s \"$@\"\n", runner, agent)
+	return os.WriteFile(filepath.Join(dir, "sapflow-agent"), []byte(script), 0o700)
 }
 
 // deadline bounds every wait of a script; a busy machine takes seconds.
