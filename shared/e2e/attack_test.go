@@ -966,19 +966,15 @@ func manyWishes(a *attacker) {
 
 func manyHeads(a *attacker) {
 	a.hello()
-	for range 200 {
-		switch ack := a.winners(a.head(a.id, float(a.id, "v", 0, 1))); ack.Code {
-		case link.OK:
-		case link.Rate:
-			if ack.Retry <= 0 {
-				a.t.Error("refused for the rate without a time")
-			}
-			return
-		default:
+	for range 200 { // after some the hub takes its time
+		if ack := a.winners(a.head(a.id, float(a.id, "v", 0, 1))); ack.Code != link.OK {
 			a.t.Fatalf("got %s", ack.Code)
 		}
+		if a.traces()["refused.rate"] > 0 {
+			return
+		}
 	}
-	a.t.Error("200 snapshots for one gateway, and none refused")
+	a.t.Error("200 snapshots for one gateway, and none had to wait")
 }
 
 func manyNodes(a *attacker) {

@@ -24,6 +24,10 @@ const forever = math.MaxUint64
 type leaf struct {
 	start, end uint64 // ns, end not included; forever in the last leaf of a chain
 	cols       []*column
+
+	// recent is where the columns that points are being added to end, the first
+	// of them: more comes there. 0 if none are.
+	recent uint64
 }
 
 // column is one column in a leaf.
@@ -350,7 +354,7 @@ func (l *leaf) splitAt(at uint64) (right *leaf, lost []Gap) {
 	if at == 0 {
 		return nil, nil
 	}
-	r := &leaf{start: at, end: l.end}
+	r := &leaf{start: at, end: l.end, recent: l.recent}
 	for _, c := range l.cols {
 		right, gone := c.splitAt(at)
 		if lost = append(lost, gone...); right != nil {
@@ -371,8 +375,7 @@ func (l *leaf) full(limit int) uint64 {
 	if l.end != forever || l.bytes() <= limit/2 {
 		return 0
 	}
-	first, at := uint64(forever), l.last()
-	at -= min(at, behind)
+	first, at := uint64(forever), l.recent-min(l.recent, behind)
 	at -= at % splitGrid
 	for _, c := range l.cols {
 		if len(c.segs) > 0 {

@@ -208,6 +208,12 @@ func (a *Archive) writeGroup(ctx context.Context, group int, columns map[int]*fr
 			a.cfg.Log.Warn().Int("points", n).Str("series", a.nameOf(number).String()).Msg("late points are older than what there is room for")
 		}
 	}
+	recent := uint64(forever)
+	for _, c := range columns {
+		if n := c.Len(); n > 0 {
+			recent = min(recent, c.Times[n-1])
+		}
+	}
 	for {
 		first := uint64(forever)
 		for _, c := range columns {
@@ -227,6 +233,7 @@ func (a *Archive) writeGroup(ctx context.Context, group int, columns map[int]*fr
 			a.lost(l.merge(a.nameOf(number), part(c, 0, n)))
 			columns[number] = part(c, n, c.Len())
 		}
+		l.recent = recent
 		if err := a.replace(ctx, chain, l, leafBytes); err != nil {
 			return err
 		}

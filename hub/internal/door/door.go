@@ -170,8 +170,14 @@ func (d *Door) receive(m *nats.Msg) {
 	if len(m.Header) > 0 {
 		d.count(g, refusedHeader)
 	}
-	if isLink := verb == subject.Hello || verb == subject.Frame || verb == subject.Ack; !isLink && d.cfg.Other != nil && g.limit.others.Allow() && d.cfg.Other(id, verb) {
-		return
+	if isLink := verb == subject.Hello || verb == subject.Frame || verb == subject.Ack; !isLink && d.cfg.Other != nil {
+		if !g.limit.others.Allow() {
+			d.count(g, refusedRate)
+			return
+		}
+		if d.cfg.Other(id, verb) {
+			return
+		}
 	}
 	if verb == subject.Hello {
 		if h, err := link.DecodeHello(m.Data); err == nil {

@@ -43,8 +43,8 @@ const (
 	savesBurst = 64
 	// othersEvery and othersBurst bound what is said besides the link: wishes for
 	// a new credential, and that another box has the key.
-	othersEvery = time.Minute
-	othersBurst = 5
+	othersEvery = time.Second
+	othersBurst = 10
 )
 
 // What a gateway is refused, as it is counted.
@@ -128,7 +128,13 @@ func (l *limiter) Took(points int) { take(l.points, points) }
 
 // save returns when a frame of winners may be made durable. A refusal would
 // have all of them sent again.
-func (l *limiter) save(ctx context.Context) error { return l.saves.Wait(ctx) }
+func (l *limiter) save(ctx context.Context) error {
+	if l.saves.Allow() {
+		return nil
+	}
+	l.refused(refusedRate)
+	return l.saves.Wait(ctx)
+}
 
 // corrected takes what it costs to answer edges that were set aside.
 func (l *limiter) corrected(edges int) { take(l.points, correctionCost*edges) }
