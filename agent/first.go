@@ -59,7 +59,7 @@ func (f *first) contact(ctx context.Context) (*identity.Identity, error) {
 		}
 		wait := f.after(err)
 		f.tell(err)
-		timer := time.NewTimer(wait/2 + rand.N(wait/2+1))
+		timer := time.NewTimer(wait + rand.N(wait/8+1)) // a fleet does not ask as one
 		select {
 		case <-timer.C:
 		case <-ctx.Done():

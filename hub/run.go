@@ -346,7 +346,12 @@ func (h *hub) startBus(ctx context.Context) error {
 		Interest: func(s string) bool { return h.nats.Interest(cred.PEOPLE, s) },
 		History:  func() *history.Archive { return h.history },
 		Status:   h.status,
-		Logger:   h.log.With().Str("component", "bus").Logger(),
+		OnMerge: func(e *frame.Entry) {
+			if h.watch != nil { // not while the hub starts: nobody writes then
+				h.watch.Merged(e)
+			}
+		},
+		Logger: h.log.With().Str("component", "bus").Logger(),
 	})
 	for _, r := range []struct {
 		stream string
@@ -649,7 +654,7 @@ func (h *hub) startHTTP(context.Context) error {
 	mux.Handle(web.Path, web.Handler(web.Config{Do: h.manage.Do, Token: token, Audit: h.audit, Log: h.log}))
 	mux.HandleFunc("GET /healthz", func(w http.ResponseWriter, _ *http.Request) { fmt.Fprintln(w, "ok") })
 	srv := &http.Server{Handler: mux, TLSConfig: tlsConfig, ReadHeaderTimeout: httpHeaderWait, ReadTimeout: httpBodyWait, WriteTimeout: httpBodyWait}
-	srv.ErrorLog = stdlog.New(h.log.With().Str("component", "http").Logger(), "", 0)
+	srv.ErrorLog = stdlog.New(debugLines{h.log.With().Str("component", "http").Logger()}, "", 0)
 	h.stages.Start("http", func(ctx context.Context) error {
 		stopped := context.AfterFunc(ctx, func() {
 			stop, cancel := context.WithTimeout(context.Background(), httpStopWait)
@@ -667,6 +672,16 @@ func (h *hub) startHTTP(context.Context) error {
 		return nil
 	})
 	return nil
+}
+
+// debugLines logs what the HTTP server says: whoever finds the port makes it
+// speak.
+type debugLines struct{ log zerolog.Logger }
+
+// Write logs a line.
+func (d debugLines) Write(line []byte) (int, error) {
+	d.log.Debug().Str("text", string(bytes.TrimSpace(line))).Msg("http server")
+	return len(line), nil
 }
 
 // announce tells programs of this machine where the hub is.

@@ -184,7 +184,7 @@ func makeDir(data string) (string, error) {
 	return dir, daemon.SyncDir(data)
 }
 
-func keyOf(seed string) (key nkeys.KeyPair, public string, err error) {
+func keyOf(seed string) (key Signer, public string, err error) {
 	if key, err = nkeys.FromSeed([]byte(seed)); err != nil {
 		return nil, "", err
 	}
@@ -233,7 +233,7 @@ func (id *Identity) Ask(ctx context.Context) error {
 }
 
 // ask sends a signed request and checks the reply.
-func (c EnrollConfig) ask(ctx context.Context, key nkeys.KeyPair, public, id string) (reply, error) {
+func (c EnrollConfig) ask(ctx context.Context, key Signer, public, id string) (reply, error) {
 	endpoint, err := c.endpoint()
 	if err != nil {
 		return reply{}, err

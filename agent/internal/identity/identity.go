@@ -49,11 +49,20 @@ type record struct {
 	Insecure bool `json:"insecure,omitempty"`
 }
 
+// Signer signs with the key of the gateway, which it need not show: a file
+// holds it now, and a chip may later. nkeys.KeyPair is one.
+type Signer interface {
+	// PublicKey returns the user nkey.
+	PublicKey() (string, error)
+	// Sign signs without waiting for anything that is not this machine's.
+	Sign(data []byte) ([]byte, error)
+}
+
 // Identity is an enrolled gateway. It is safe for concurrent use.
 type Identity struct {
 	record record
 	dir    string
-	key    nkeys.KeyPair
+	key    Signer
 	mu     sync.Mutex // orders SetJWT
 	token  atomic.Pointer[credential]
 }

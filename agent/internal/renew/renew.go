@@ -27,7 +27,7 @@ const (
 	// lookAway is the same while the hub does not answer.
 	lookAway = 2 * time.Second
 	// firstAsk and lastAsk bound the wait between two questions of a gateway
-	// that is not let in; half of it is random.
+	// that is not let in; an eighth comes by chance.
 	firstAsk, lastAsk = time.Minute, 15 * time.Minute
 	// idleWait is how long a new credential waits for a pause on the link.
 	idleWait = 30 * time.Second
@@ -201,7 +201,7 @@ func (k *Keeper) ask(ctx context.Context) {
 	case !k.cfg.Now().Before(k.cfg.Identity.Expires()):
 		k.setReason("the credential has ended, and " + err.Error())
 	}
-	k.next = time.Now().Add(k.wait/2 + rand.N(k.wait/2+1))
+	k.next = time.Now().Add(k.wait + rand.N(k.wait/8+1))
 }
 
 // answer is what the hub says over the link.

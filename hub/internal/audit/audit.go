@@ -4,8 +4,8 @@
 // An entry is appended after what it tells of is durable, before it is
 // answered: a hub killed in between leaves a change without its entry, never an
 // entry without its change. Refusals that repeat make an entry a minute, with
-// their number, so that nobody fills the stream. What a person wrote to a node
-// is in the HUB log with its time, for good; it is not told twice.
+// their number, so that nobody fills the stream. Of what people write to nodes
+// it has the settings of gateways; all of it is in the HUB log with its time.
 package audit
 
 import (

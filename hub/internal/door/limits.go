@@ -94,13 +94,14 @@ func perSecond(n int) *rate.Limiter {
 // the next time.
 func take(l *rate.Limiter, n int) { l.ReserveN(time.Now(), min(n, l.Burst())) }
 
-// owed returns how long it takes until nothing is owed.
+// owed returns how long it takes until nothing is owed, in whole ms as an ack
+// tells it.
 func owed(l *rate.Limiter) time.Duration {
 	tokens := l.Tokens()
 	if tokens >= 0 || l.Limit() == rate.Inf {
 		return 0
 	}
-	return time.Duration(-tokens / float64(l.Limit()) * float64(time.Second))
+	return time.Duration(-tokens/float64(l.Limit())*1e3+1) * time.Millisecond
 }
 
 // Admit refuses frames of a gateway that owes, before any work is done for

@@ -90,6 +90,15 @@ func TestLimiter(t *testing.T) {
 		t.Errorf("an ack has to wait %s", wait)
 	}
 
+	little := newLimiter(Limits{Points: 1_000_000}, func(string) {})
+	take(little.points, 10*1_000_000)
+	for little.Admit(subject.Frame, 1) == 0 {
+		little.Took(1)
+	}
+	if wait := little.Admit(subject.Frame, 1); wait != 0 && wait < time.Millisecond {
+		t.Errorf("who owes little has to wait %s, which an ack tells as nothing", wait)
+	}
+
 	bytes := newLimiter(Limits{Bytes: 25_000}, func(what string) { refused[what]++ })
 	for frames = 0; bytes.Admit(subject.Frame, 240<<10) == 0; frames++ {
 	}

@@ -1,6 +1,7 @@
 // Package watch looks at the connections of gateways for what should not be: a
 // key that is used in two places, a credential that is refused, a gateway that
-// does what it has no right to. It tells the registry and the audit.
+// does what it has no right to; and at settings of gateways that change. It
+// tells the registry and the audit.
 //
 // A clone shows in three ways. With the same name as the other box each of the
 // two evicts the other, again and again. With another name both stay. And the
@@ -19,6 +20,9 @@ import (
 	"github.com/sapflow/sapflow/hub/internal/fleet"
 	"github.com/sapflow/sapflow/hub/internal/natsd"
 	"github.com/sapflow/sapflow/shared/api"
+	"github.com/sapflow/sapflow/shared/frame"
+	"github.com/sapflow/sapflow/shared/point"
+	"github.com/sapflow/sapflow/shared/state"
 )
 
 const (
@@ -60,6 +64,12 @@ type Watch struct {
 	seen   sightings
 }
 
+// linkSettings are the points of a gateway's node that change how it runs. The
+// agent knows them as settings of its link.
+var linkSettings = map[string]bool{
+	point.TypePlan: true, "flushInterval": true, "commitInterval": true, "bytesPerMonth": true, "pace": true, "mayWait": true, "alarms": true,
+}
+
 // New returns a watch that sees nothing yet.
 func New(cfg Config) *Watch {
 	if cfg.Now == nil {
@@ -68,6 +78,22 @@ func New(cfg Config) *Watch {
 	return &Watch{
 		cfg: cfg, log: cfg.Log.With().Str("component", "watch").Logger(), events: make(chan func(context.Context), maxWaiting), seen: newSightings(),
 	}
+}
+
+// Merged takes a point that became state, and has settings of gateways that
+// the hub wrote recorded. It does not block. What finds no room is in the HUB
+// log alone.
+func (w *Watch) Merged(e *frame.Entry) {
+	if e.Author != state.Hub || e.IsEdge() || !linkSettings[e.Type] {
+		return
+	}
+	node, name, value, origin := e.Node, e.Type, e.Text(), e.Origin
+	if e.Removed() {
+		value = "removed"
+	}
+	w.put(func(ctx context.Context) {
+		w.cfg.Audit.Note(audit.By(ctx, "operator", "hub"), audit.ConfigChanged, node, name, value, "origin", origin)
+	})
 }
 
 // Told takes the word of a gateway that another one wrote its log. It does not
