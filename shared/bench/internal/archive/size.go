@@ -83,6 +83,11 @@ func (b *bench) addSizes(ctx context.Context, r row, g *lab.Instance, points int
 		return err
 	}
 	defer c.Close()
+	// Once it tells of the past its chunks are open, and count.
+	asked := api.HistoryRequest{Type: point.TypeNodeType, Limit: 1}
+	if err := c.History(ctx, g.ID, asked, func(*api.HistoryReply) error { return nil }); err != nil {
+		return err
+	}
 	status, err := c.Status(ctx)
 	if err != nil {
 		return err
