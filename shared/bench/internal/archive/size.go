@@ -11,11 +11,13 @@ import (
 	"github.com/parquet-go/parquet-go"
 	"github.com/parquet-go/parquet-go/compress/zstd"
 
+	"github.com/sapflow/sapflow/shared/api"
 	"github.com/sapflow/sapflow/shared/bench/internal/fixture"
 	"github.com/sapflow/sapflow/shared/bench/internal/lab"
 	"github.com/sapflow/sapflow/shared/bench/internal/report"
 	"github.com/sapflow/sapflow/shared/bench/internal/trace"
 	"github.com/sapflow/sapflow/shared/frame"
+	"github.com/sapflow/sapflow/shared/point"
 	"github.com/sapflow/sapflow/shared/subject"
 )
 
