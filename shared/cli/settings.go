@@ -6,7 +6,6 @@ import (
 	"io"
 	"iter"
 	"maps"
-	"math"
 	"net"
 	"os"
 	"reflect"
@@ -16,6 +15,8 @@ import (
 
 	"github.com/goccy/go-yaml"
 	"github.com/goccy/go-yaml/parser"
+
+	"github.com/sapflow/sapflow/shared/schema"
 )
 
 // ReadSettings reads a YAML file into v, a pointer to a struct. An unknown key
@@ -133,36 +134,17 @@ func walkKeys(v reflect.Value, above string, yield func(string, reflect.Value) b
 }
 
 // nearest returns the key of settings whose last part is most like a word.
-func nearest(word string, settings any) (best string) {
-	least := math.MaxInt
+func nearest(word string, settings any) string {
+	keys := map[string]string{} // by their last part
+	var words []string
 	for key := range Keys(settings) {
-		if d := distance(word, key[strings.LastIndex(key, ".")+1:]); d < least {
-			best, least = key, d
+		last := key[strings.LastIndex(key, ".")+1:]
+		if keys[last] == "" {
+			keys[last] = key
+			words = append(words, last)
 		}
 	}
-	return best
-}
-
-// distance returns how many letters must be put in, taken out or replaced to
-// make b of a, capitals apart.
-func distance(a, b string) int {
-	a, b = strings.ToLower(a), strings.ToLower(b)
-	row := make([]int, len(b)+1) // distances of the beginning of a to those of b
-	for j := range row {
-		row[j] = j
-	}
-	for i := range len(a) {
-		left := i + 1
-		for j := range len(b) {
-			d := row[j]
-			if a[i] != b[j] {
-				d = 1 + min(d, left, row[j+1])
-			}
-			row[j], left = left, d
-		}
-		row[len(b)] = left
-	}
-	return row[len(b)]
+	return keys[schema.Nearest(word, words)]
 }
 
 // First returns the first of several settings that was given, else def.

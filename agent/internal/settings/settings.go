@@ -2,14 +2,13 @@
 // that changes is put in force or refused, and answered once with a point
 // `applied`.
 //
-// Drivers will answer theirs the same way.
+// Drivers answer theirs the same way, by Answer.
 package settings
 
 import (
 	"context"
 	"encoding/json"
 	"fmt"
-	"strings"
 	"sync"
 	"time"
 
@@ -19,21 +18,19 @@ import (
 	"github.com/sapflow/sapflow/shared/bus"
 	"github.com/sapflow/sapflow/shared/frame"
 	"github.com/sapflow/sapflow/shared/point"
+	"github.com/sapflow/sapflow/shared/schema"
 	"github.com/sapflow/sapflow/shared/state"
 	"github.com/sapflow/sapflow/shared/tree"
 )
 
 // Codes of a refused setting.
 const (
-	CodeRange = "range" // the value is of the right type but not allowed
-	CodeType  = "type"  // the value is of the wrong type
+	CodeRange = schema.CodeRange
+	CodeType  = schema.CodeType
 )
 
 // Refused is a setting that cannot be put in force.
-type Refused struct{ Code, Reason string }
-
-// Error returns the reason.
-func (r *Refused) Error() string { return r.Reason }
+type Refused = schema.Refused
 
 // Setting is one setting: it puts a value in force or refuses it. Without a
 // value (nil) the default holds again.
@@ -100,14 +97,11 @@ func (s *Settings) Run(ctx context.Context) error {
 }
 
 // look puts the present value of a setting in force, and answers it if the
-// hub wrote it and it was not answered yet.
+// hub wrote it.
 func (s *Settings) look(typ string) {
-	var head, answered *frame.Entry
-	answer := point.Series{Node: s.cfg.Node, Type: point.TypeApplied, Key: typ + "/" + point.NoKey}
-	s.cfg.Instance.View(func(st *state.State, _ *tree.Tree) {
-		head = copyOf(st.Get(point.Series{Node: s.cfg.Node, Type: typ, Key: point.NoKey}))
-		answered = copyOf(st.Get(answer))
-	})
+	var head *frame.Entry
+	series := point.Series{Node: s.cfg.Node, Type: typ, Key: point.NoKey}
+	s.cfg.Instance.View(func(st *state.State, _ *tree.Tree) { head = copyOf(st.Get(series)) })
 	if head == nil {
 		return
 	}
@@ -115,25 +109,50 @@ func (s *Settings) look(typ string) {
 	if head.Removed() {
 		value = nil
 	}
-	a := api.Applied{Time: point.TimeOf(head.Time).Format(time.RFC3339Nano), OK: true}
-	if r := s.cfg.Settings[typ](value); r != nil {
+	r := s.cfg.Settings[typ](value)
+	if head.Author == state.Hub {
+		Answer(s.cfg.Instance, series, head.Time, r, s.cfg.Log)
+	}
+}
+
+// Answer tells whether the value of a time of a setting is in force, unless
+// that has been told already. What was in force is not called refused later:
+// what fails then is no matter of the setting. It returns false if the answer
+// could not be written.
+func Answer(to *bus.Instance, setting point.Series, at uint64, r *Refused, log zerolog.Logger) bool {
+	a := api.Applied{Time: point.TimeOf(at).Format(time.RFC3339Nano), OK: true}
+	if r != nil {
 		a.OK, a.Code, a.Reason = false, r.Code, r.Reason
 	}
-	var before api.Applied
-	if answered != nil && json.Unmarshal(answered.Data, &before) == nil && before == a || head.Author != state.Hub {
-		return
+	before, series := Answered(to, setting), answerTo(setting)
+	if before == a || before.OK && before.Time == a.Time {
+		return true
 	}
 	data, err := json.Marshal(a)
+	if err == nil {
+		// A reply is asked so that the answer goes out at once.
+		err = to.Write([]point.Point{{Series: series, DataType: point.JSON, Data: data}}, nil, func(error) {})
+	}
 	if err != nil {
-		return // strings and a bool always encode
+		log.Warn().Err(err).Str("node_id", setting.Node).Str("setting", setting.Type).Msg("setting not answered")
+		return false
 	}
-	p := point.Point{Series: answer, DataType: point.JSON, Data: data}
-	// A reply is asked so that the answer goes out at once.
-	if err := s.cfg.Instance.Write([]point.Point{p}, nil, func(error) {}); err != nil {
-		s.cfg.Log.Warn().Err(err).Str("setting", typ).Msg("setting not answered")
-		return
-	}
-	s.cfg.Log.Info().Str("setting", typ).Bool("ok", a.OK).Str("code", a.Code).Msg("setting answered")
+	log.Info().Str("node_id", setting.Node).Str("setting", setting.Type).Bool("ok", a.OK).Str("code", a.Code).Msg("setting answered")
+	return true
+}
+
+// Answered returns the last answer to a setting, empty if there is none.
+func Answered(to *bus.Instance, setting point.Series) (a api.Applied) {
+	to.View(func(st *state.State, _ *tree.Tree) {
+		if h := st.Get(answerTo(setting)); h == nil || h.Removed() || json.Unmarshal(h.Data, &a) != nil {
+			a = api.Applied{}
+		}
+	})
+	return a
+}
+
+func answerTo(setting point.Series) point.Series {
+	return point.Series{Node: setting.Node, Type: point.TypeApplied, Key: setting.Type + "/" + setting.Key}
 }
 
 func copyOf(e *frame.Entry) *frame.Entry {
@@ -152,7 +171,7 @@ func OneOf(words []string, standard string, apply func(string)) Setting {
 			return nil
 		}
 		if p.DataType != point.String {
-			return &Refused{CodeType, "must be a string"}
+			return &Refused{Code: CodeType, Reason: "must be a string"}
 		}
 		for _, w := range words {
 			if string(p.Data) == w {
@@ -160,7 +179,7 @@ func OneOf(words []string, standard string, apply func(string)) Setting {
 				return nil
 			}
 		}
-		return &Refused{CodeRange, "must be " + strings.Join(words[:len(words)-1], ", ") + " or " + words[len(words)-1]}
+		return &Refused{Code: CodeRange, Reason: "must be " + schema.OneOf(words)}
 	}
 }
 
@@ -171,7 +190,7 @@ func Text(apply func(string) *Refused) Setting {
 			return apply("")
 		}
 		if p.DataType != point.String {
-			return &Refused{CodeType, "must be a string"}
+			return &Refused{Code: CodeType, Reason: "must be a string"}
 		}
 		return apply(string(p.Data))
 	}
@@ -194,10 +213,10 @@ func bounded(least, most, standard float64, unit string, apply func(float64)) Se
 		if p != nil {
 			var ok bool
 			if v, ok = p.Number(); !ok {
-				return &Refused{CodeType, "must be a number"}
+				return &Refused{Code: CodeType, Reason: "must be a number"}
 			}
 			if !(v >= least && v <= most) {
-				return &Refused{CodeRange, fmt.Sprintf("must be between %g and %g%s", least, most, unit)}
+				return &Refused{Code: CodeRange, Reason: fmt.Sprintf("must be between %g and %g%s", least, most, unit)}
 			}
 		}
 		apply(v)

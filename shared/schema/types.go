@@ -1,0 +1,108 @@
+package schema
+
+import (
+	"slices"
+
+	"github.com/sapflow/sapflow/shared/point"
+)
+
+// Settings that every node has that a driver works for.
+const (
+	Description = point.TypeDescription
+	Disabled    = "disabled"
+
+	TimeResolution = "timeResolution"
+	DeadBand       = "deadBand"
+	MinInterval    = "minInterval"
+	MaxInterval    = "maxInterval"
+	Window         = "window"
+	WindowValue    = "windowValue"
+)
+
+// Points that every such node tells.
+const (
+	Applied = point.TypeApplied // answers to settings
+	Errors  = "errors"          // how often something failed
+	Error   = "error"           // what failed last, "" if all is well again
+	Rate    = "rate"            // readings a second
+	Reduced = "reduced"         // readings left out by deadBand, intervals and window
+	Missed  = "missed"          // polls left out because the one before took too long
+)
+
+// The words of WindowValue.
+const (
+	WindowAverage = "average"
+	WindowMin     = "min"
+	WindowMax     = "max"
+	WindowAll     = "all"
+)
+
+// Words that Below uses.
+const (
+	belowGateway = "a gateway"
+	belowHub     = "anything but a gateway"
+)
+
+var told = []string{Applied, Errors, Error, Rate, Reduced, Missed}
+
+// anywhere are settings of every node that a driver works for.
+var anywhere = []Setting{
+	{Name: Description, Kind: Text, Help: "name of the node"},
+	{Name: Disabled, Kind: Bool, Default: false, Help: "stops it"},
+}
+
+// readings are settings of every node that readings are written to.
+var readings = []Setting{
+	{Name: TimeResolution, Kind: Integer, Unit: "ms", Range: &Range{1, 60_000}, Default: 1., Help: "what the times of readings are cut to"},
+	{Name: DeadBand, Kind: Number, Range: &Range{0, 1e12}, Default: 0., Help: "a reading no further than this from the last one kept is left out"},
+	{Name: MinInterval, Kind: Number, Unit: "s", Range: &Range{0, 86_400}, Default: 0., Help: "a reading sooner than this after the last one kept is left out"},
+	{Name: MaxInterval, Kind: Number, Unit: "s", Range: &Range{0, 86_400}, Default: 0., Help: "a reading this long after the last one kept is kept whatever it is; 0: never"},
+	{Name: Window, Kind: Number, Unit: "s", Range: &Range{0, 86_400}, Default: 0., Help: "readings of so long become one; 0: each stands for itself"},
+	{Name: WindowValue, Kind: Text, Words: []string{WindowAverage, WindowMin, WindowMax, WindowAll}, Default: WindowAverage, Help: "which one; all: the average, and the others with the keys min and max"},
+}
+
+// Readings is what is known of any node that a driver writes readings to.
+var Readings = &Type{Help: "a node that a driver has made", Settings: slices.Concat(anywhere[:1], readings), Points: told}
+
+// Gateway is what the agent itself is set by.
+var Gateway = &Type{
+	Name: point.NodeGateway, Help: "a gateway", Below: belowHub,
+	Settings: []Setting{
+		{Name: Description, Kind: Text, Help: "name of the node"},
+		{Name: point.TypePlan, Kind: Text, Words: []string{"catm", "lte", "wired"}, Default: "wired", Help: "what its line is"},
+		{Name: "flushInterval", Kind: Number, Unit: "s", Range: &Range{0.1, 86_400}, Help: "between two pieces of the log; by the plan"},
+		{Name: "commitInterval", Kind: Number, Unit: "s", Range: &Range{0.1, 60}, Help: "the most that a power cut can lose of what nobody waited for; by the plan"},
+		{Name: "bytesPerMonth", Kind: Number, Unit: "B", Range: &Range{0, 1e15}, Default: 0., Help: "budget of the line, both ways; 0: none"},
+		{Name: "pace", Kind: Text, Words: []string{"even", "free"}, Default: "even", Help: "whether the budget is spread over the month"},
+		{Name: "mayWait", Kind: Text, Words: []string{"nothing", "backlog", "live"}, Default: "live", Help: "what waits when the budget is used up"},
+		{Name: "alarms", Kind: Text, Default: "", Help: "types that go ahead of everything: door smoke/hall"},
+	},
+	Points: []string{Applied, point.TypeMonthBytes, point.TypeMonthForecast, point.TypeClockSkew, "linkBytes"},
+}
+
+// Simulate is a station of pumps that is not there.
+var Simulate = driven(Type{
+	Name: "simulate", Help: "a pump station that is not there, to try everything without hardware: pressure and flow of each pump", Below: belowGateway,
+	Settings: []Setting{
+		{Name: "pumps", Kind: Integer, Range: &Range{1, 1000}, Default: 30., Help: "nodes of type pump that it makes below it"},
+		{Name: "period", Kind: Integer, Unit: "ms", Range: &Range{10, 3_600_000}, Default: 1000., Help: "between two readings"},
+	},
+})
+
+// Types returns all types that something is known of, by name.
+func Types() []*Type { return types }
+
+var types = []*Type{Gateway, Simulate}
+
+// driven returns a type that a driver works for.
+func driven(t Type) *Type {
+	t.Settings = slices.Concat(t.Settings, anywhere)
+	t.Points = slices.Concat(t.Points, told)
+	return &t
+}
+
+// measuring returns a type that a driver works for and writes readings to.
+func measuring(t Type) *Type {
+	t.Settings = slices.Concat(t.Settings, readings)
+	return driven(t)
+}
