@@ -13,6 +13,7 @@ import (
 	"github.com/rs/zerolog"
 
 	"github.com/sapflow/sapflow/agent/internal/config"
+	"github.com/sapflow/sapflow/agent/internal/driver"
 	"github.com/sapflow/sapflow/agent/internal/identity"
 	"github.com/sapflow/sapflow/agent/internal/leaf"
 	"github.com/sapflow/sapflow/agent/internal/renew"
@@ -62,6 +63,7 @@ type agent struct {
 	uplink     *uplink.Uplink
 	renew      *renew.Keeper
 	settings   *settings.Settings
+	drivers    *driver.Manager
 	gauges     *gauge.Server
 	saved      bool          // the last snapshot, at the stop
 	unsaved    atomic.Int64  // points that came since the last snapshot
@@ -98,7 +100,7 @@ func Run(ctx context.Context, cfg config.Config) (err error) {
 // started here stops in reverse.
 func (a *agent) start(ctx context.Context) error {
 	for _, step := range []func(context.Context) error{
-		a.openIdentity, a.startGauges, a.startNATS, a.startBus, a.announce, a.openStore, a.openLog, a.startUplink, a.startServing, a.showGauges,
+		a.openIdentity, a.startGauges, a.startNATS, a.startBus, a.announce, a.openStore, a.openLog, a.startUplink, a.newDrivers, a.startServing, a.startDrivers, a.showGauges,
 	} {
 		if err := step(ctx); err != nil {
 			return err
@@ -253,6 +255,7 @@ func (a *agent) startBus(context.Context) error {
 		Status:  a.status,
 		OnMerge: func(e *frame.Entry) {
 			a.settings.Changed(e)
+			a.drivers.Changed(e)
 			a.uplink.Changed(e)
 		},
 		Logger: a.log.With().Str("component", "bus").Logger(),
