@@ -47,6 +47,9 @@ func under(path string, roots ...string) bool {
 	return slices.ContainsFunc(roots, func(r string) bool { return path == r || strings.HasPrefix(path, r+"/") })
 }
 
+// helpers are packages that tests share.
+var helpers = []string{"shared/natstest", "shared/client/clienttest", "agent/internal/driver/drivertest"}
+
 func TestImports(t *testing.T) {
 	for _, p := range packages(t) {
 		for _, imp := range p.Imports {
@@ -63,7 +66,7 @@ func TestImports(t *testing.T) {
 				t.Errorf("%s imports %s: agent and hub never import each other", p.ImportPath, own)
 			case isOwn && under(p.ImportPath, "agent/internal/driver") && under(own, "agent/internal/driver") && p.ImportPath != "agent/internal/driver" && own != "agent/internal/driver":
 				t.Errorf("%s imports %s: drivers know their contract, and never import each other", p.ImportPath, own)
-			case isOwn && under(own, "shared/natstest", "shared/client/clienttest") && !under(p.ImportPath, "shared/natstest", "shared/client/clienttest"):
+			case isOwn && under(own, helpers...) && !under(p.ImportPath, helpers...):
 				t.Errorf("%s imports %s: only tests may", p.ImportPath, own)
 			}
 		}

@@ -89,10 +89,42 @@ var Simulate = driven(Type{
 	},
 })
 
+// Modbus is a bus of devices that are asked in turn.
+var Modbus = driven(Type{
+	Name: "modbus", Help: "a Modbus bus; its registers are nodes of type modbusIo below it", Below: belowGateway,
+	Settings: []Setting{
+		{Name: "protocol", Kind: Text, Words: []string{"tcp", "rtu", "rtuovertcp"}, Default: "tcp", Help: "rtu is a serial line"},
+		{Name: "uri", Kind: Text, Probed: true, Help: "host:port, or the path of the serial line, such as /dev/ttyUSB0"},
+		{Name: "baud", Kind: Integer, Unit: "Bd", Range: &Range{300, 4_000_000}, Default: 9600., Help: "of a serial line, also behind rtuovertcp"},
+		{Name: "parity", Kind: Text, Words: []string{"none", "even", "odd"}, Default: "none", Help: "of a serial line"},
+		{Name: "stopBits", Kind: Integer, Range: &Range{1, 2}, Default: 1., Help: "of a serial line"},
+		{Name: "pollPeriod", Kind: Integer, Unit: "ms", Range: &Range{10, 86_400_000}, Default: 1000., Help: "between two readings"},
+		{Name: "timeout", Kind: Integer, Unit: "ms", Range: &Range{10, 10_000}, Default: 1000., Help: "how long an answer may take"},
+	},
+})
+
+// ModbusIO is a coil or a number in registers of a Modbus bus.
+var ModbusIO = measuring(Type{
+	Name: "modbusIo", Help: "a bit or a number of a Modbus device", Below: "a modbus",
+	Settings: []Setting{
+		{Name: "unitId", Kind: Integer, Range: &Range{0, 255}, Default: 1., Probed: true, Help: "number of the device"},
+		{Name: "ioType", Kind: Text, Words: []string{"coil", "discrete", "holding", "input"}, Default: "holding", Probed: true, Help: "which of its tables"},
+		{Name: "address", Kind: Integer, Range: &Range{0, 65_535}, Default: 0., Probed: true, Help: "in that table, counted from 0"},
+		{Name: "dataFormat", Kind: Text, Words: []string{"uint16", "int16", "uint32", "int32", "uint64", "float32", "float64"}, Default: "uint16", Help: "of a number; 32 and 64 bits take 2 and 4 registers"},
+		{Name: "wordOrder", Kind: Text, Words: []string{"high", "low"}, Default: "high", Help: "which register comes first"},
+		{Name: "scale", Kind: Number, Range: &Range{-1e12, 1e12}, Default: 1., Help: "value = number * scale + offset"},
+		{Name: "offset", Kind: Number, Range: &Range{-1e12, 1e12}, Default: 0., Help: "see scale"},
+		{Name: "units", Kind: Text, Default: "", Help: "of the value, for people"},
+		{Name: "readOnly", Kind: Bool, Default: false, Help: "valueSet is refused"},
+		{Name: "valueSet", Kind: Number, Probed: true, Help: "is written to the device once, and read back into value"},
+	},
+	Points: []string{"value"},
+})
+
 // Types returns all types that something is known of, by name.
 func Types() []*Type { return types }
 
-var types = []*Type{Gateway, Simulate}
+var types = []*Type{Gateway, Modbus, ModbusIO, Simulate}
 
 // driven returns a type that a driver works for.
 func driven(t Type) *Type {

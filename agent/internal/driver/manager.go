@@ -135,6 +135,13 @@ func (m *Manager) Run(ctx context.Context) error {
 	}
 }
 
+// Running returns the nodes whose drivers run, or are ending.
+func (m *Manager) Running() []string {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return slices.AppendSeq(slices.Collect(maps.Keys(m.running)), maps.Keys(m.stopping))
+}
+
 func (m *Manager) runners() []*runner {
 	m.mu.Lock()
 	defer m.mu.Unlock()

@@ -8,11 +8,17 @@ import (
 	"testing"
 	"time"
 
+	"go.uber.org/goleak"
+
 	"github.com/sapflow/sapflow/agent/internal/driver"
+	"github.com/sapflow/sapflow/agent/internal/driver/drivertest"
 	"github.com/sapflow/sapflow/shared/frame"
 	"github.com/sapflow/sapflow/shared/point"
 	"github.com/sapflow/sapflow/shared/schema"
 )
+
+// TestMain checks that whatever is started is also stopped.
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
 var probe = &schema.Type{
 	Name: "probe", Settings: []schema.Setting{
@@ -86,32 +92,32 @@ func (l *lab) Run(ctx context.Context, p *driver.Port) error {
 
 func TestLife(t *testing.T) {
 	l := &lab{}
-	w := newWorld(t, l.kind())
-	w.hub(node(gateway, "a", "probe", nil)...)
-	w.hub(node(gateway, "grp", "group", nil)...)
-	w.eventually("a measures", func() bool { return w.number("a", "value") > 3 })
+	w := drivertest.New(t, l.kind())
+	w.Hub(drivertest.Node(drivertest.Gateway, "a", "probe", nil)...)
+	w.Hub(drivertest.Node(drivertest.Gateway, "grp", "group", nil)...)
+	w.Eventually("a measures", func() bool { return w.Number("a", "value") > 3 })
 
-	w.set("a", "disabled", true)
-	w.answered("a", "disabled", "")
-	w.eventually("a stands", func() bool { return l.running("a") == 0 })
-	w.set("a", "disabled", false)
-	w.eventually("a runs again", func() bool { return l.running("a") == 1 })
+	w.Set("a", "disabled", true)
+	w.Answered("a", "disabled", "")
+	w.Eventually("a stands", func() bool { return l.running("a") == 0 })
+	w.Set("a", "disabled", false)
+	w.Eventually("a runs again", func() bool { return l.running("a") == 1 })
 
 	// Moved within the gateway it goes on.
-	move := append(point.Edge("grp", "a", "probe"), point.Point{Series: point.Series{Up: gateway, Node: "a", Type: point.TypeTombstone, Key: point.NoKey}, DataType: point.Uint, Data: point.UintData(1)})
-	w.hub(move...)
-	before := w.number("a", "value")
-	w.eventually("a goes on", func() bool { return w.number("a", "value") > before })
-	if n := w.number("a", "value"); n < before {
+	move := append(point.Edge("grp", "a", "probe"), point.Point{Series: point.Series{Up: drivertest.Gateway, Node: "a", Type: point.TypeTombstone, Key: point.NoKey}, DataType: point.Uint, Data: point.UintData(1)})
+	w.Hub(move...)
+	before := w.Number("a", "value")
+	w.Eventually("a goes on", func() bool { return w.Number("a", "value") > before })
+	if n := w.Number("a", "value"); n < before {
 		t.Errorf("a was started again: %g after %g", n, before)
 	}
 
-	w.remove("grp", "a")
-	w.eventually("a is gone", func() bool { return l.running("a") == 0 && w.head("a", "value", point.NoKey) == nil })
-	w.add("grp", "a", "probe", 2)
-	w.eventually("a is back", func() bool { return l.running("a") == 1 && w.number("a", "value") > 0 })
+	w.Remove("grp", "a")
+	w.Eventually("a is gone", func() bool { return l.running("a") == 0 && w.Head("a", "value", point.NoKey) == nil })
+	w.Add("grp", "a", "probe", 2)
+	w.Eventually("a is back", func() bool { return l.running("a") == 1 && w.Number("a", "value") > 0 })
 
-	w.stop()
+	w.Stop()
 	if n := l.running("a"); n != 0 {
 		t.Errorf("%d drivers outlive the manager", n)
 	}
@@ -121,73 +127,73 @@ func TestLife(t *testing.T) {
 // again, and at once when a setting changes.
 func TestFaults(t *testing.T) {
 	l := &lab{}
-	w := newWorld(t, l.kind())
-	w.hub(node(gateway, "good", "probe", nil)...)
+	w := drivertest.New(t, l.kind())
+	w.Hub(drivertest.Node(drivertest.Gateway, "good", "probe", nil)...)
 	for _, fault := range []string{"error", "panic", "hang"} {
-		w.hub(node(gateway, fault, "probe", map[string]any{"fault": fault})...)
-		w.answered(fault, "fault", "")
+		w.Hub(drivertest.Node(drivertest.Gateway, fault, "probe", map[string]any{"fault": fault})...)
+		w.Answered(fault, "fault", "")
 	}
-	w.eventually("errors are told", func() bool { return w.number("error", "errors") > 1 && w.number("panic", "errors") > 1 })
-	if e, p := w.text("error", "error"), w.text("panic", "error"); e != "no device" || p != "the driver fell over: a hole in the driver" {
+	w.Eventually("errors are told", func() bool { return w.Number("error", "errors") > 1 && w.Number("panic", "errors") > 1 })
+	if e, p := w.Text("error", "error"), w.Text("panic", "error"); e != "no device" || p != "the driver fell over: a hole in the driver" {
 		t.Errorf("told %q and %q", e, p)
 	}
-	before := w.number("good", "value")
-	w.eventually("the good one goes on", func() bool { return w.number("good", "value") > before+3 })
-	if n := w.number("good", "errors"); n != -1 {
+	before := w.Number("good", "value")
+	w.Eventually("the good one goes on", func() bool { return w.Number("good", "value") > before+3 })
+	if n := w.Number("good", "errors"); n != -1 {
 		t.Errorf("the good one has %g errors", n)
 	}
 	for _, fault := range []string{"error", "panic"} {
-		w.set(fault, "fault", "")
-		w.eventually(fault+" is mended", func() bool { return w.number(fault, "value") > 0 })
-		w.eventually(fault+" tells so", func() bool { return w.text(fault, "error") == "" })
+		w.Set(fault, "fault", "")
+		w.Eventually(fault+" is mended", func() bool { return w.Number(fault, "value") > 0 })
+		w.Eventually(fault+" tells so", func() bool { return w.Text(fault, "error") == "" })
 	}
-	w.remove(gateway, "hang")
-	w.eventually("one that hangs ends", func() bool { return l.running("hang") == 0 })
+	w.Remove(drivertest.Gateway, "hang")
+	w.Eventually("one that hangs ends", func() bool { return l.running("hang") == 0 })
 }
 
 func TestAnswers(t *testing.T) {
 	l := &lab{}
-	w := newWorld(t, l.kind())
-	w.hub(node(gateway, "a", "probe", map[string]any{"period": 7, "port": "good", "perod": 3, "description": "A"})...)
-	w.answered("a", "period", "")
-	w.answered("a", "port", "")
-	if r := w.answered("a", "perod", schema.CodeUnknown); r != "a probe has no setting perod; do you mean period?" {
+	w := drivertest.New(t, l.kind())
+	w.Hub(drivertest.Node(drivertest.Gateway, "a", "probe", map[string]any{"period": 7, "port": "good", "perod": 3, "description": "A"})...)
+	w.Answered("a", "period", "")
+	w.Answered("a", "port", "")
+	if r := w.Answered("a", "perod", schema.CodeUnknown); r != "a probe has no setting perod; do you mean period?" {
 		t.Errorf("reason %q", r)
 	}
-	w.set("a", "period", 1001)
-	if r := w.answered("a", "period", schema.CodeRange); r != "must be between 1 and 1000" {
+	w.Set("a", "period", 1001)
+	if r := w.Answered("a", "period", schema.CodeRange); r != "must be between 1 and 1000" {
 		t.Errorf("reason %q", r)
 	}
-	w.set("a", "period", "fast")
-	w.answered("a", "period", schema.CodeType)
+	w.Set("a", "period", "fast")
+	w.Answered("a", "period", schema.CodeType)
 
 	// What the gateway sets itself is in force, and no answer.
-	if err := w.bus.Write([]point.Point{value("a", "deadBand", 0.5)}, nil, nil); err != nil {
+	if err := w.Bus.Write([]point.Point{drivertest.Value("a", "deadBand", 0.5)}, nil, nil); err != nil {
 		t.Fatal(err)
 	}
-	w.eventually("it is in force", func() bool { return w.number("a", "reduced") >= 0 || w.number("a", "value") > 1 })
-	if a := w.applied("a", "deadBand"); a != nil {
+	w.Eventually("it is in force", func() bool { return w.Number("a", "reduced") >= 0 || w.Number("a", "value") > 1 })
+	if a := w.Applied("a", "deadBand"); a != nil {
 		t.Errorf("answered %+v", a)
 	}
 	// What was in force is not refused later.
-	w.set("a", "port", "bad")
-	w.answered("a", "port", "")
+	w.Set("a", "port", "bad")
+	w.Answered("a", "port", "")
 }
 
 // Of a storm the last value is in force, answered once; nobody misses a
 // reading.
 func TestStorm(t *testing.T) {
 	l := &lab{}
-	w := newWorld(t, l.kind())
-	w.hub(node(gateway, "a", "probe", nil)...)
-	w.eventually("a measures", func() bool { return w.number("a", "value") > 0 })
+	w := drivertest.New(t, l.kind())
+	w.Hub(drivertest.Node(drivertest.Gateway, "a", "probe", nil)...)
+	w.Eventually("a measures", func() bool { return w.Number("a", "value") > 0 })
 	for i := range 500 {
-		w.set("a", "period", 1+i%20)
+		w.Set("a", "period", 1+i%20)
 	}
-	w.answered("a", "period", "")
-	w.eventually("a measures still", func() bool { return w.number("a", "value") > 20 })
-	w.stop()
-	answers := w.of("a", point.TypeApplied)
+	w.Answered("a", "period", "")
+	w.Eventually("a measures still", func() bool { return w.Number("a", "value") > 20 })
+	w.Stop()
+	answers := w.Of("a", point.TypeApplied)
 	seen := map[string]bool{}
 	for _, e := range answers {
 		if seen[string(e.Data)] {
@@ -205,7 +211,7 @@ func TestStorm(t *testing.T) {
 	}
 	// It counts up without a gap, each at its own time.
 	var at uint64
-	for i, e := range w.of("a", "value") {
+	for i, e := range w.Of("a", "value") {
 		if v, _ := e.Float64(); v != float64(i+1) {
 			t.Fatalf("reading %d is %g", i+1, v)
 		}
@@ -218,17 +224,17 @@ func TestStorm(t *testing.T) {
 
 func TestReduceAndReport(t *testing.T) {
 	l := &lab{}
-	w := newWorld(t, l.kind())
-	w.hub(node(gateway, "a", "probe", map[string]any{"deadBand": 9.5})...)
-	w.eventually("it tells", func() bool { return w.number("a", "reduced") >= 45 && w.number("a", "rate") > 0 })
-	w.set("a", "deadBand", 0)
-	w.set("a", "window", 0.05)
-	w.set("a", "windowValue", "all")
-	w.eventually("windows come", func() bool {
-		return w.head("a", "value", "max") != nil && w.head("a", "value", "min") != nil
+	w := drivertest.New(t, l.kind())
+	w.Hub(drivertest.Node(drivertest.Gateway, "a", "probe", map[string]any{"deadBand": 9.5})...)
+	w.Eventually("it tells", func() bool { return w.Number("a", "reduced") >= 45 && w.Number("a", "rate") > 0 })
+	w.Set("a", "deadBand", 0)
+	w.Set("a", "window", 0.05)
+	w.Set("a", "windowValue", "all")
+	w.Eventually("windows come", func() bool {
+		return w.Head("a", "value", "max") != nil && w.Head("a", "value", "min") != nil
 	})
-	w.stop() // the last window comes, too
-	values := w.of("a", "value")
+	w.Stop() // the last window comes, too
+	values := w.Of("a", "value")
 	for i, e := range values[:4] {
 		if v, _ := e.Float64(); v != float64(1+10*i) {
 			t.Errorf("value %d with a dead band is %g", i, v)
@@ -248,11 +254,11 @@ func TestReduceAndReport(t *testing.T) {
 		}
 	}
 	// The counter goes on after a start.
-	left := w.number("a", "reduced")
-	w.manager = driver.New(driver.Config{Instance: w.bus, Kinds: []driver.Kind{l.kind()}, Now: w.clock.Now, Settle: time.Millisecond, ReportEvery: 20 * time.Millisecond})
-	w.run(w.manager.Run)
-	w.eventually("more is left out", func() bool { return w.number("a", "reduced") > left })
-	if !slices.IsSortedFunc(w.of("a", "reduced"), func(a, b frame.Entry) int {
+	left := w.Number("a", "reduced")
+	w.Manager = driver.New(driver.Config{Instance: w.Bus, Kinds: []driver.Kind{l.kind()}, Now: w.Clock.Now, Settle: time.Millisecond, ReportEvery: 20 * time.Millisecond})
+	w.Start(w.Manager.Run)
+	w.Eventually("more is left out", func() bool { return w.Number("a", "reduced") > left })
+	if !slices.IsSortedFunc(w.Of("a", "reduced"), func(a, b frame.Entry) int {
 		x, _ := a.Uint64()
 		y, _ := b.Uint64()
 		return int(x) - int(y)

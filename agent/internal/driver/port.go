@@ -28,11 +28,10 @@ type Port struct {
 	id      string
 	changed chan struct{} // capacity 1
 
-	mu     sync.Mutex // never held while the instance is asked
-	node   *Node
-	sinks  map[string]*sink
-	told   map[point.Series]told
-	missed uint64
+	mu    sync.Mutex // never held while the instance is asked
+	node  *Node
+	sinks map[string]*sink
+	told  map[point.Series]told
 }
 
 // told is what was answered to a setting that the driver answers itself.
