@@ -13,6 +13,7 @@ type nodeCmd struct {
 	Mv     nodeMove   `cmd:"" help:"Put a node below another parent."`
 	Mirror nodeMirror `cmd:"" help:"Put a node below one parent more."`
 	Rm     nodeRemove `cmd:"" help:"Take a node from its parents."`
+	Types  cli.Types  `cmd:"" help:"Print which settings types of nodes have."`
 }
 
 // nodeID is what the commands print as JSON.

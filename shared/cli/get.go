@@ -102,6 +102,7 @@ type Set struct {
 	Value    *string `arg:"" optional:"" help:"The value."`
 	File     string  `placeholder:"FILE" help:"Read the value from a file, - for standard input: for what is too long for a command line."`
 	DataType string  `name:"type" enum:",float,int,uint,string,json,bool" default:"" placeholder:"TYPE" help:"float, int, uint, string, json or bool. By default the type that it has, else a number is a float and anything else a string."`
+	Force    bool    `help:"Write what the type of the node does not know, or not allow."`
 	Expect   string  `placeholder:"TIME" help:"Set it only if the present value is of this time (see get --json)."`
 	JSON     bool    `name:"json" help:"Print JSON."`
 }
@@ -109,7 +110,7 @@ type Set struct {
 // Help shows examples.
 func (Set) Help() string {
 	return "Writes one value and waits until it would survive a power cut.\n\n" +
-		"Examples:\n\n    set pump limit 42.5\n    set gw1 description 'Boiler room'\n    set pump enabled true --type bool\n    set pump serial 0012 --type string"
+		"What a type of node knows (see sapflow-hub node types) must be a setting of it, and allowed.\n\nExamples:\n\n    set pump limit 42.5\n    set gw1 description 'Boiler room'\n    set pump enabled true --type bool\n    set pump serial 0012 --type string"
 }
 
 // written is what `set --json` prints.
@@ -134,7 +135,17 @@ func (s Set) Run(ctx context.Context, out *Out) error {
 		if err != nil {
 			return err
 		}
-		if err := c.Set(ctx, series, value, s.DataType, s.Expect); err != nil || !s.JSON {
+		dataType := s.DataType
+		if !s.Force {
+			n, err := c.Get(ctx, id)
+			if err != nil {
+				return err
+			}
+			if dataType, err = fitSetting(n, series, value, dataType); err != nil {
+				return err
+			}
+		}
+		if err := c.Set(ctx, series, value, dataType, s.Expect); err != nil || !s.JSON {
 			return err
 		}
 		return out.JSON(written{series.Node, series.Type, series.Key})
