@@ -4,6 +4,7 @@ import (
 	"context"
 
 	"github.com/sapflow/sapflow/agent/internal/driver"
+	"github.com/sapflow/sapflow/agent/internal/driver/host"
 	"github.com/sapflow/sapflow/agent/internal/driver/modbus"
 	"github.com/sapflow/sapflow/agent/internal/driver/simulate"
 )
@@ -12,7 +13,7 @@ import (
 func (a *agent) newDrivers(context.Context) error {
 	a.drivers = driver.New(driver.Config{
 		Instance: a.bus, Now: a.clock.Now,
-		Kinds: []driver.Kind{modbus.Kind(), simulate.Kind()},
+		Kinds: []driver.Kind{host.Kind(host.Config{}), modbus.Kind(), simulate.Kind()},
 		Log:   a.log.With().Str("component", "driver").Logger(),
 	})
 	return nil

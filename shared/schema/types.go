@@ -89,6 +89,16 @@ var Simulate = driven(Type{
 	},
 })
 
+// Host is the machine that the agent runs on.
+var Host = measuring(Type{
+	Name: "host", Help: "the machine of the gateway: CPU in %, memory and disks in bytes, bytes of each network interface, temperatures in °C, uptime in s", Below: belowGateway,
+	Settings: []Setting{
+		{Name: "period", Kind: Integer, Unit: "s", Range: &Range{1, 86_400}, Default: 300., Help: "between two readings"},
+		{Name: "disks", Kind: Text, Default: "/", Help: "paths whose file systems are measured: / /data"},
+	},
+	Points: []string{"cpu", "load", "uptime", "memory", "netRx", "netTx", "temperature", "diskTotal", "diskFree"},
+})
+
 // Modbus is a bus of devices that are asked in turn.
 var Modbus = driven(Type{
 	Name: "modbus", Help: "a Modbus bus; its registers are nodes of type modbusIo below it", Below: belowGateway,
@@ -124,7 +134,7 @@ var ModbusIO = measuring(Type{
 // Types returns all types that something is known of, by name.
 func Types() []*Type { return types }
 
-var types = []*Type{Gateway, Modbus, ModbusIO, Simulate}
+var types = []*Type{Gateway, Host, Modbus, ModbusIO, Simulate}
 
 // driven returns a type that a driver works for.
 func driven(t Type) *Type {

@@ -1,6 +1,7 @@
 package driver
 
 import (
+	"context"
 	"crypto/sha256"
 	"encoding/hex"
 	"errors"
@@ -137,8 +138,13 @@ func (p *Port) Answer(n *Node, err error, names ...string) {
 
 // Put takes readings. Those without a time are of now. They are durable within
 // the commit interval; those that the log has no room for are counted as
-// errors.
-func (p *Port) Put(points ...point.Point) {
+// errors. Their nodes are well.
+func (p *Port) Put(points ...point.Point) { p.put(points, "", nil) }
+
+// PutWith is Put for readings of a node that lack something.
+func (p *Port) PutWith(err error, node string, points ...point.Point) { p.put(points, node, err) }
+
+func (p *Port) put(points []point.Point, node string, err error) {
 	now := p.Now()
 	for i := range points {
 		p.open(points[i].Node)
@@ -151,10 +157,22 @@ func (p *Port) Put(points ...point.Point) {
 		}
 		if s := p.sinks[points[i].Node]; s != nil {
 			out = s.put(out, &points[i], now)
+			if err == nil || s.node != node {
+				out = s.well(out, now)
+			}
 		}
 	}
 	p.mu.Unlock()
 	p.write(out)
+	if err != nil {
+		p.Fail(node, err)
+	}
+}
+
+// Commit returns when all readings so far are durable.
+func (p *Port) Commit(ctx context.Context) error {
+	_, err := p.m.cfg.Instance.HeadsOf(ctx, nil)
+	return err
 }
 
 // open makes the sink of a node if there is none.
@@ -177,7 +195,6 @@ func (p *Port) open(node string) {
 		s.setRule((&seen{settings: map[point.Series]bool{}}).read(st, node, typ), nil)
 		s.resume(st)
 	})
-	s.since = p.Now()
 	p.mu.Lock()
 	if p.sinks[node] == nil {
 		p.sinks[node] = s
@@ -318,20 +335,30 @@ func (p *Port) writeGroup(points []point.Point) {
 }
 
 // Child returns the id of a node below the driver's own that the driver makes,
-// if it is not there, and that nobody has removed. It is told apart by name,
-// which also describes it until somebody does that better.
-func (p *Port) Child(nodeType, name string) (string, error) {
+// if it is not there, nobody has removed it, and there are fewer than most
+// below already. It is told apart by name, which also describes it until
+// somebody does that better.
+func (p *Port) Child(nodeType, name string, most int) (string, error) {
 	id := childID(p.id, name)
 	var has, removed bool
-	p.m.cfg.Instance.View(func(_ *state.State, t *tree.Tree) {
-		edge, known := t.Edge(p.id, id)
-		has, removed = t.Has(id), known && edge.Removed
+	var count int
+	p.m.cfg.Instance.View(func(st *state.State, t *tree.Tree) {
+		if has = t.Has(id); has {
+			return
+		}
+		if h := st.Get(point.Series{Up: p.id, Node: id, Type: point.TypeTombstone, Key: point.NoKey}); h != nil {
+			v, _ := h.Uint64()
+			removed = v%2 == 1
+		}
+		count = len(t.Children(p.id))
 	})
 	switch {
 	case has:
 		return id, nil
 	case removed:
 		return "", fmt.Errorf("%s: %w", name, ErrRemoved)
+	case count >= most:
+		return "", fmt.Errorf("%s would be one node more than %d", name, most)
 	}
 	description := point.Point{Series: point.Series{Node: id, Type: point.TypeDescription, Key: point.NoKey}, DataType: point.String, Data: []byte(name)}
 	if err := p.m.cfg.Instance.Write(append(point.Edge(p.id, id, nodeType), description), nil, nil); err != nil {

@@ -27,8 +27,9 @@ type sink struct {
 	shown   string  // as it was told
 	shownAt uint64  // when that was told at once
 	rate    float64 // as it was told
-	read    uint64  // readings since then
-	since   uint64
+	read    uint64  // readings after from
+	from    uint64  // the last one that counts for rate, 0 before the first
+	to      uint64  // the last one
 }
 
 // line is one series of a node.
@@ -95,8 +96,12 @@ func (s *sink) setRule(n *Node, out []point.Point) []point.Point {
 
 // put appends what is kept of a reading.
 func (s *sink) put(out []point.Point, p *point.Point, now uint64) []point.Point {
-	s.read++
-	out = s.well(out, now)
+	if s.from == 0 || now < s.from { // the first one, or the clock was set back
+		s.from, s.read = now, 0
+	} else {
+		s.read++
+	}
+	s.to = now
 	p.Time -= p.Time % s.resolution
 	v, ok := p.Number()
 	if !ok || s.rule == (reduce.Rule{Average: true}) {
@@ -212,6 +217,9 @@ func (s *sink) of(typ string) point.Series {
 	return point.Series{Node: s.node, Type: typ, Key: point.NoKey}
 }
 
+// silentAfter is how long a node has no readings until its rate is 0.
+const silentAfter = 15 * time.Minute
+
 // report appends the points about the node that have changed: the rate when
 // it has by a tenth.
 func (s *sink) report(out []point.Point, now uint64) []point.Point {
@@ -219,13 +227,15 @@ func (s *sink) report(out []point.Point, now uint64) []point.Point {
 	for _, typ := range counters {
 		out = s.tell(out, typ)
 	}
-	if now <= s.since {
-		s.since = now // the clock was set back
-		return out
+	rate := s.rate
+	switch {
+	case s.read > 0 && s.to > s.from: // from reading to reading, so that those an hour apart have a rate
+		rate = float64(s.read) / (float64(s.to-s.from) / 1e9)
+		s.from, s.read = s.to, 0
+	case s.to > 0 && now > s.to+uint64(silentAfter):
+		rate = 0
 	}
-	rate := float64(s.read) / (float64(now-s.since) / 1e9)
-	s.read, s.since = 0, now
-	if math.Abs(rate-s.rate) > s.rate/10 {
+	if math.Abs(rate-s.rate) > s.rate/10 || rate == 0 && s.rate > 0 {
 		s.rate = rate
 		out = append(out, point.Point{Series: s.of(schema.Rate), DataType: point.Float, Data: point.FloatData(rate)})
 	}

@@ -6,6 +6,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math"
 	"math/rand/v2"
 	"time"
 
@@ -53,7 +54,7 @@ func (s *station) Run(ctx context.Context, p *driver.Port) error {
 func (s *station) build(p *driver.Port, n int) error {
 	s.pumps = s.pumps[:min(n, len(s.pumps))]
 	for len(s.pumps) < n {
-		id, err := p.Child("pump", fmt.Sprintf("pump-%02d", len(s.pumps)+1))
+		id, err := p.Child("pump", fmt.Sprintf("pump-%02d", len(s.pumps)+1), math.MaxInt)
 		if err != nil && !errors.Is(err, driver.ErrRemoved) {
 			return err
 		}

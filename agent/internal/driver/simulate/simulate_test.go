@@ -30,6 +30,11 @@ func TestPumps(t *testing.T) {
 	w.Answered("s", "pumps", "")
 	before := w.Number(pumps[1], "pressure")
 	w.Eventually("the others measure", func() bool { return w.Number(pumps[1], "pressure") != before && len(w.Below("s")) == 5 })
+	w.Set("s", "disabled", true)
+	w.Eventually("it stands", func() bool { return len(w.Running()) == 0 })
+	w.Set("s", "disabled", false)
+	before = w.Number(pumps[1], "pressure")
+	w.Eventually("a start makes it neither", func() bool { return w.Number(pumps[1], "pressure") != before && len(w.Below("s")) == 5 })
 	if n := w.Number("s", "errors"); n > 0 {
 		t.Errorf("%g errors: %s", n, w.Text("s", "error"))
 	}
