@@ -5,6 +5,7 @@ import (
 
 	"github.com/sapflow/sapflow/agent/internal/driver"
 	"github.com/sapflow/sapflow/agent/internal/driver/host"
+	"github.com/sapflow/sapflow/agent/internal/driver/influx"
 	"github.com/sapflow/sapflow/agent/internal/driver/modbus"
 	"github.com/sapflow/sapflow/agent/internal/driver/simulate"
 )
@@ -13,7 +14,7 @@ import (
 func (a *agent) newDrivers(context.Context) error {
 	a.drivers = driver.New(driver.Config{
 		Instance: a.bus, Now: a.clock.Now,
-		Kinds: []driver.Kind{host.Kind(host.Config{}), modbus.Kind(), simulate.Kind()},
+		Kinds: []driver.Kind{host.Kind(host.Config{}), influx.Kind(), modbus.Kind(), simulate.Kind()},
 		Log:   a.log.With().Str("component", "driver").Logger(),
 	})
 	return nil

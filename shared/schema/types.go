@@ -99,6 +99,18 @@ var Host = measuring(Type{
 	Points: []string{"cpu", "load", "uptime", "memory", "netRx", "netTx", "temperature", "diskTotal", "diskFree"},
 })
 
+// LineProtocol takes what clients of InfluxDB post.
+var LineProtocol = driven(Type{
+	Name: "lineProtocol", Help: "takes InfluxDB line protocol by HTTP at /api/v2/write and /write, and makes a node for each device", Below: belowGateway,
+	Settings: []Setting{
+		{Name: "listen", Kind: Text, Default: "127.0.0.1:8186", Probed: true, Help: "host:port; beyond this machine a token is needed"},
+		{Name: "token", Kind: Text, Default: "", Help: "what clients must give; who reads the node sees it"},
+		{Name: "nodeTags", Kind: Text, Default: "host", Help: "tags whose values name the node; the measurement does where there is none"},
+		{Name: "maxNodes", Kind: Integer, Range: &Range{1, 1000}, Default: 100., Help: "nodes that it makes"},
+		{Name: "maxSeries", Kind: Integer, Range: &Range{1, 100_000}, Default: 1000., Help: "series that it makes between two starts"},
+	},
+})
+
 // Modbus is a bus of devices that are asked in turn.
 var Modbus = driven(Type{
 	Name: "modbus", Help: "a Modbus bus; its registers are nodes of type modbusIo below it", Below: belowGateway,
@@ -134,7 +146,7 @@ var ModbusIO = measuring(Type{
 // Types returns all types that something is known of, by name.
 func Types() []*Type { return types }
 
-var types = []*Type{Gateway, Host, Modbus, ModbusIO, Simulate}
+var types = []*Type{Gateway, Host, LineProtocol, Modbus, ModbusIO, Simulate}
 
 // driven returns a type that a driver works for.
 func driven(t Type) *Type {
