@@ -129,8 +129,17 @@ func (f *first) tell(err error) {
 
 // used removes a file whose token has done its work: others could still use it.
 func (f *first) used(file string) {
-	if err := os.Remove(file); err != nil {
+	if err := errors.Join(os.Remove(file), daemon.SyncDir(filepath.Dir(file))); err != nil {
 		f.log.Warn().Err(err).Msg("the file of the first contact holds a token and could not be removed")
+	}
+}
+
+// clear removes what a loss of power behind the first contact has left.
+func (f *first) clear() {
+	f.forget()
+	if name := f.file(); name != "" {
+		f.used(name)
+		f.log.Info().Str("file", name).Msg("this gateway is enrolled; the file of the first contact is removed, its token could still be used")
 	}
 }
 

@@ -114,8 +114,13 @@ func (a *agent) start(ctx context.Context) error {
 
 // openIdentity loads who this gateway is, or finds out.
 func (a *agent) openIdentity(ctx context.Context) (err error) {
-	if a.id, err = identity.Load(a.dir.Path); errors.Is(err, identity.ErrNotEnrolled) {
-		a.id, err = (&first{data: a.dir.Path, log: a.log.With().Str("component", "first").Logger()}).contact(ctx)
+	f := &first{data: a.dir.Path, log: a.log.With().Str("component", "first").Logger()}
+	a.id, err = identity.Load(a.dir.Path)
+	switch {
+	case errors.Is(err, identity.ErrNotEnrolled):
+		a.id, err = f.contact(ctx)
+	case err == nil:
+		f.clear()
 	}
 	return err
 }

@@ -599,6 +599,8 @@ func (h *hub) enrollLine(token string) string {
 	line := "sapflow-agent enroll " + h.url()
 	if token != "" {
 		line += " --token " + token
+	} else {
+		line += " --key"
 	}
 	if h.pin != "" && h.httpTLS {
 		line += " --pin " + h.pin

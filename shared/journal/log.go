@@ -707,6 +707,9 @@ func (l *Log) repeat(ctx context.Context) error {
 			}
 		}
 		todo.from = end
+		l.mu.Lock()
+		l.tried = time.Now() // it goes on
+		l.mu.Unlock()
 	}
 }
 

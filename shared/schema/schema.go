@@ -64,7 +64,10 @@ type Type struct {
 	Help     string    `json:"help"`
 	Below    string    `json:"below"` // what a node of this type stands below
 	Settings []Setting `json:"settings"`
-	Points   []string  `json:"points"` // what the node tells, by type of point
+	// Open tells that people and programs write points of their own to the node
+	// besides.
+	Open   bool     `json:"open,omitempty"`
+	Points []string `json:"points"` // what the node tells, by type of point
 }
 
 // Setting returns the setting of a name, nil if there is none.
@@ -83,6 +86,9 @@ func (t *Type) Tells(pointType string) bool { return slices.Contains(t.Points, p
 // Check returns why a point is no setting of the type, nil if it is one.
 func (t *Type) Check(p *point.Point) *Refused {
 	s := t.Setting(p.Type)
+	if t.Open && s == nil {
+		return nil
+	}
 	if s == nil || p.Key != point.NoKey {
 		return &Refused{CodeUnknown, fmt.Sprintf("a %s has no setting %s; do you mean %s?", t.Name, nameOf(p), t.Nearest(p.Type))}
 	}

@@ -66,7 +66,7 @@ var Readings = &Type{Help: "a node that a driver has made", Settings: slices.Con
 
 // Gateway is what the agent itself is set by.
 var Gateway = &Type{
-	Name: point.NodeGateway, Help: "a gateway", Below: belowHub,
+	Name: point.NodeGateway, Help: "a gateway", Below: belowHub, Open: true,
 	Settings: []Setting{
 		{Name: Description, Kind: Text, Help: "name of the node"},
 		{Name: point.TypePlan, Kind: Text, Words: []string{"catm", "lte", "wired"}, Default: "wired", Help: "what its line is"},

@@ -36,7 +36,7 @@ const (
 	firstAgain, lastAgain = time.Minute, time.Hour
 	// maxRefusals is how many connections in a row the hub ends before it is
 	// asked why.
-	maxRefusals = 3
+	maxRefusals = 2
 	// askWait bounds one question.
 	askWait = 2 * time.Minute
 )

@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"net"
 	"slices"
 	"strings"
 	"time"
@@ -120,6 +121,29 @@ func (r *Registry) Register(ctx context.Context, id, publicKey string) error {
 		return fmt.Errorf("register key: %w", err)
 	}
 	r.cfg.Audit.Note(ctx, audit.DeviceAccepted, id, "key", KeyID(publicKey), "how", "registered")
+	return nil
+}
+
+// withdraw takes back that a key is let in as a gateway, if it has not come yet.
+func (r *Registry) withdraw(ctx context.Context, id string) error {
+	all, err := r.Applicants(ctx)
+	if err != nil {
+		return err
+	}
+	for _, a := range all {
+		if a.Node != id || a.State != StateAccepted || a.Done {
+			continue
+		}
+		_, err := r.changeApplicant(ctx, a.PublicKey, func(a *Applicant) error {
+			if a.State == StateAccepted {
+				a.State = StateRevoked
+			}
+			return nil
+		})
+		if err != nil {
+			return err
+		}
+	}
 	return nil
 }
 
@@ -265,7 +289,17 @@ func (r *Registry) complete(ctx context.Context, a Applicant) (Device, error) {
 	if err != nil {
 		return d, err
 	}
-	if _, err := r.changeApplicant(ctx, a.PublicKey, func(a *Applicant) error { a.Done = true; return nil }); err != nil {
+	_, err = r.changeApplicant(ctx, a.PublicKey, func(a *Applicant) error {
+		if a.State != StateAccepted {
+			return ErrRevoked // meanwhile
+		}
+		a.Done = true
+		return nil
+	})
+	if errors.Is(err, ErrRevoked) {
+		err = errors.Join(err, r.Revoke(ctx, d.ID))
+	}
+	if err != nil {
 		return d, err
 	}
 	r.enrolled(ctx, d, again)
@@ -328,6 +362,9 @@ func (r *Registry) ask(ctx context.Context, req EnrollRequest) (EnrollReply, err
 // wait answers a gateway that has to wait.
 func (r *Registry) wait(ctx context.Context, a Applicant) (EnrollReply, error) {
 	now, from := r.cfg.Now().UTC(), audit.From(ctx)
+	if host, _, err := net.SplitHostPort(from); err == nil { // the port is new each time
+		from = host
+	}
 	if now.Sub(a.AskedAt) >= touchEvery || a.From != from {
 		_, err := r.changeApplicant(ctx, a.PublicKey, func(a *Applicant) error {
 			a.AskedAt, a.From = now, from

@@ -255,6 +255,29 @@ func TestRegisteredKey(t *testing.T) {
 	refused(t, r, sign(t, key, ""), fleet.ErrRevoked)
 }
 
+// A key that was registered and has not come yet is taken back.
+func TestRegisteredKeyTakenBack(t *testing.T) {
+	for name, back := range map[string]func(*fleet.Registry, context.Context, string) error{
+		"revoke": (*fleet.Registry).Revoke, "remove": (*fleet.Registry).Remove,
+	} {
+		t.Run(name, func(t *testing.T) {
+			r, _ := open(t)
+			key := newKey(t)
+			public, _ := key.PublicKey()
+			if err := r.Add(t.Context(), fleet.Device{ID: "gw-a"}); err != nil {
+				t.Fatal(err)
+			}
+			if err := r.Register(t.Context(), "gw-a", public); err != nil {
+				t.Fatal(err)
+			}
+			if err := back(r, t.Context(), "gw-a"); err != nil {
+				t.Fatal(err)
+			}
+			refused(t, r, sign(t, key, ""), fleet.ErrRevoked)
+		})
+	}
+}
+
 // A box that waits takes the place of another; the key of that one is void.
 func TestAcceptInPlace(t *testing.T) {
 	r, _ := open(t)

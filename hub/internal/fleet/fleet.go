@@ -187,6 +187,9 @@ func (r *Registry) Token(ctx context.Context, id string, ttl time.Duration) (str
 
 // Revoke voids the key and the token of a gateway and closes its connection.
 func (r *Registry) Revoke(ctx context.Context, id string) error {
+	if err := r.withdraw(ctx, id); err != nil {
+		return fmt.Errorf("revoke %s: %w", id, err)
+	}
 	d, err := r.change(ctx, id, func(d *Device) error {
 		d.revokeKey(r.cfg.Now().UTC(), r.cfg.KeyTTL)
 		d.State, d.TokenHash, d.TokenExpires = StateRevoked, "", time.Time{}
@@ -205,6 +208,9 @@ func (r *Registry) Revoke(ctx context.Context, id string) error {
 
 // Remove revokes a gateway and forgets it.
 func (r *Registry) Remove(ctx context.Context, id string) error {
+	if err := r.withdraw(ctx, id); err != nil {
+		return fmt.Errorf("remove %s: %w", id, err)
+	}
 	for {
 		d, revision, err := r.get(ctx, id)
 		if err != nil {
