@@ -22,8 +22,9 @@ import (
 )
 
 const (
-	// look is how often the clock is looked at, at the most and at the least.
-	look, lookOften = time.Minute, 100 * time.Millisecond
+	// look is how often the clock, and whether there is a link, is looked at, at
+	// the most and at the least.
+	look, lookOften = 10 * time.Second, 100 * time.Millisecond
 	// lookAway is the same while the hub does not answer.
 	lookAway = 2 * time.Second
 	// firstAsk and lastAsk bound the wait between two questions of a gateway
