@@ -966,7 +966,7 @@ func manyWishes(a *attacker) {
 
 func manyHeads(a *attacker) {
 	a.hello()
-	for range 200 { // after some the hub takes its time
+	for range 300 { // after some the hub takes its time
 		if ack := a.winners(a.head(a.id, float(a.id, "v", 0, 1))); ack.Code != link.OK {
 			a.t.Fatalf("got %s", ack.Code)
 		}
@@ -974,7 +974,7 @@ func manyHeads(a *attacker) {
 			return
 		}
 	}
-	a.t.Error("200 snapshots for one gateway, and none had to wait")
+	a.t.Error("300 snapshots for one gateway, and none had to wait")
 }
 
 func manyNodes(a *attacker) {

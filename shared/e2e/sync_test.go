@@ -41,7 +41,7 @@ func TestSetIsAnswered(t *testing.T) {
 		value, want string
 		ok          bool
 	}{{"2.5", "", true}, {"1000", "range", false}, {"3", "", true}, {"soon", "type", false}} {
-		if out, code := command(t, hubBin, "set", "gw1", "commitInterval", tc.value, "--data", h.dir); code != 0 {
+		if out, code := command(t, hubBin, "set", "gw1", "commitInterval", tc.value, "--force", "--data", h.dir); code != 0 {
 			t.Fatalf("set: code %d, %s", code, out)
 		}
 		var setting api.Point

@@ -38,9 +38,9 @@ const (
 	headsEvery = 10 * time.Second
 	headsBurst = 10
 	// savesEvery and savesBurst bound the frames of winners that a snapshot has
-	// to make durable: 64 of them hold some 90,000 series.
+	// to make durable: 256 of them hold some 360,000 series.
 	savesEvery = time.Second
-	savesBurst = 64
+	savesBurst = 256
 	// othersEvery and othersBurst bound what is said besides the link: wishes for
 	// a new credential, and that another box has the key.
 	othersEvery = time.Second
@@ -140,19 +140,24 @@ func (l *limiter) save(ctx context.Context) error {
 // corrected takes what it costs to answer edges that were set aside.
 func (l *limiter) corrected(edges int) { take(l.points, correctionCost*edges) }
 
-// saveShare is how much of the time may go into snapshots that gateways ask
-// for, unless they are large: one part in so many. Writing one stops all that changes state.
-const saveShare = 10
-
-// maxRest bounds what a large snapshot has others wait for the next one: a
-// gateway that waits for its ack gives up after 15 s.
-const maxRest = 3 * time.Second
+const (
+	// saveShare is how much of the time may go into snapshots that gateways ask
+	// for in the long run: one part in so many. Writing one stops all that
+	// changes state.
+	saveShare = 10
+	// saveSpare is how much of it may be saved up, so that an exchange of all
+	// winners after a fork does not wait.
+	saveSpare = 2 * time.Minute
+	// maxRest bounds what a large snapshot has others wait for the next one: a
+	// gateway that waits for its ack gives up after 15 s.
+	maxRest = 3 * time.Second
+)
 
 // saver writes one snapshot for all who wait for one.
 type saver struct {
 	save func() error
 	turn chan struct{} // capacity 1: held by who writes
-	rest time.Time     // none begins before; of who has the turn
+	time *rate.Limiter // that there is for it, in ms
 
 	mu   sync.Mutex
 	next *saving // not begun, nil if nobody waits
@@ -163,7 +168,9 @@ type saving struct {
 	err  error
 }
 
-func newSaver(save func() error) *saver { return &saver{save: save, turn: make(chan struct{}, 1)} }
+func newSaver(save func() error) *saver {
+	return &saver{save: save, turn: make(chan struct{}, 1), time: rate.NewLimiter(1000/saveShare, int(saveSpare/time.Millisecond))}
+}
 
 // Save returns when a snapshot that was begun after the call is durable, or
 // with the error of ctx.
@@ -197,7 +204,7 @@ func (s *saver) run(ctx context.Context) error {
 		s.begin()
 		return ctx.Err()
 	}
-	timer := time.NewTimer(time.Until(s.rest))
+	timer := time.NewTimer(min(owed(s.time), maxRest))
 	defer timer.Stop()
 	select {
 	case <-timer.C:
@@ -208,7 +215,7 @@ func (s *saver) run(ctx context.Context) error {
 	s.begin()
 	began := time.Now()
 	err := s.save()
-	s.rest = time.Now().Add(min((saveShare-1)*time.Since(began), maxRest))
+	take(s.time, int(time.Since(began)/time.Millisecond))
 	return err
 }
 
