@@ -141,13 +141,13 @@ func (d *demo) settings(ctx context.Context) error {
 	}
 	d.check(status.LossWindow == "2s", "the gateway commits every %s now", status.LossWindow)
 	began = time.Now()
-	if _, err := d.hub.Run(ctx, "set", "pumps", "commitInterval", "9000"); err != nil {
+	if _, err := d.hub.Run(ctx, "set", "pumps", "commitInterval", "9000", "--force"); err != nil {
 		return err
 	}
 	if answer, err = d.answered(ctx, began); err != nil {
 		return err
 	}
-	d.check(!answer.OK && answer.Code == "range", "sapflow-hub set pumps commitInterval 9000: refused by the gateway, %s", answer.Reason)
+	d.check(!answer.OK && answer.Code == "range", "sapflow-hub set pumps commitInterval 9000 --force: refused by the gateway, %s", answer.Reason)
 	return nil
 }
 
