@@ -59,7 +59,7 @@ deb-test: deb ## install, upgrade with a backlog, remove and purge in a clean De
 	@$(call need,mmdebstrap,mmdebstrap)
 	deploy/deb/test.sh $(DIST)/sapflow-agent_$(DEB_VERSION)_amd64.deb
 
-check-deploy: deploy-tools-test chart-test image sbom deb-lint units deb-test qemu ## all that CI checks of packaging; needs root and Debian's lintian, mmdebstrap, qemu-user, systemd
+check-deploy: deploy-tools-test chart-test image sbom deb-lint units deb-test qemu ## all that is checked of packaging; needs root and Debian's lintian, mmdebstrap, qemu-user, systemd
 
 deploy-tools-test:
 	$(GO) -C deploy/tools vet ./...
