@@ -329,11 +329,17 @@ func (m *model) timing(c *coder, times []uint64) {
 		m.params(c, 0, 0)
 		return
 	}
-	unit := uint64(maxUnit)
+	unit, period := rhythm(times)
+	m.params(c, unit, period)
+}
+
+// rhythm returns the unit and the period of times, in ns.
+func rhythm(times []uint64) (unit, p uint64) {
+	unit = maxUnit
 	for _, t := range times {
 		unit = dividing(unit, t)
 	}
-	m.params(c, unit, period(times[:min(len(times), 64)], 0, unit))
+	return unit, period(times[:min(len(times), 64)], 0, unit)
 }
 
 // cell codes the time of a point of a column.

@@ -197,12 +197,9 @@ func (c *Column) pack(from, to int) []byte {
 		return nil
 	}
 	times := c.Times[from:to]
-	unit := uint64(maxUnit)
-	for _, t := range times {
-		unit = dividing(unit, t)
-	}
+	unit, period := rhythm(times)
 	first := times[0] / unit
-	clock := clock{period: int64(period(times[:min(n, 64)], 0, unit) / unit)}
+	clock := clock{period: int64(period / unit)}
 	late := make([]int64, n-1)
 	for i, t := range times[1:] {
 		at := int64(t/unit - first)
@@ -306,8 +303,7 @@ func appendSteps(b []byte, late, off []int64) ([]byte, bool) {
 
 // unpacking is a column that is being unpacked.
 type unpacking struct {
-	in     []byte // what was not read yet
-	failed bool
+	reader
 
 	bits []byte // tables and rests, with zeros behind
 	at   uint   // bits that were read
@@ -321,43 +317,6 @@ type slot uint32
 
 // unpackings are used again: each has 16 KB of tables.
 var unpackings = sync.Pool{New: func() any { return new(unpacking) }}
-
-func (u *unpacking) fail() { u.failed = true }
-
-func (u *unpacking) byte() byte {
-	if len(u.in) == 0 {
-		u.fail()
-		return 0
-	}
-	v := u.in[0]
-	u.in = u.in[1:]
-	return v
-}
-
-func (u *unpacking) uvarint() uint64 {
-	v, n := binary.Uvarint(u.in)
-	if n <= 0 {
-		u.fail()
-		return 0
-	}
-	u.in = u.in[n:]
-	return v
-}
-
-func (u *unpacking) varint() int64 {
-	v := u.uvarint()
-	return int64(v>>1) ^ -int64(v&1)
-}
-
-func (u *unpacking) cut(n uint64) []byte {
-	if n > uint64(len(u.in)) {
-		u.fail()
-		return nil
-	}
-	v := u.in[:n]
-	u.in = u.in[n:]
-	return v
-}
 
 // padding is how far behind the end of the bits reading goes before it is
 // noticed.
@@ -414,12 +373,12 @@ func (u *unpacking) step(x uint32, t *[slots]slot) (uint32, int64) {
 	s := t[x%slots]
 	x = uint32(s>>slotBits%slots+1)*(x>>slotBits) + uint32(s%slots)
 	if x < stateLow {
-		if len(u.in) < 2 {
+		if len(u.b) < 2 {
 			u.fail()
 			return x, 0
 		}
-		x = x<<16 | uint32(u.in[0]) | uint32(u.in[1])<<8
-		u.in = u.in[2:]
+		x = x<<16 | uint32(u.b[0]) | uint32(u.b[1])<<8
+		u.b = u.b[2:]
 	}
 	size := &sizes[s>>(2*slotBits)]
 	rest := binary.LittleEndian.Uint64(u.bits[u.at>>3:]) >> (u.at & 7)
@@ -435,19 +394,19 @@ func (u *unpacking) step(x uint32, t *[slots]slot) (uint32, int64) {
 func (c *Column) unpack(b []byte) error {
 	u := unpackings.Get().(*unpacking)
 	defer unpackings.Put(u)
-	u.in, u.at, u.failed = b, 0, false
+	u.reader, u.at = reader{b: b}, 0
 	n := u.uvarint()
 	if n > MaxColumn {
 		return fmt.Errorf("%w: column of %d points", ErrTooLarge, n)
 	}
-	k := kind{dataType: point.DataType(u.byte()), length: int(u.byte()), tombstone: u.byte()}
-	k.origin = string(u.cut(u.uvarint()))
-	zeros, scale, f := u.byte(), way(u.byte()), forecast(u.byte())
+	k := kind{dataType: point.DataType(u.u8()), length: int(u.u8()), tombstone: u.u8()}
+	k.origin = string(u.bytes())
+	zeros, scale, f := u.u8(), way(u.u8()), forecast(u.u8())
 	clock := clock{period: int64(u.uvarint())}
 	first := u.uvarint()
 	value := u.varint()
-	u.bits = append(append(u.bits[:0], u.cut(u.uvarint())...), make([]byte, padding)...)
-	states := u.cut(8)
+	u.bits = append(append(u.bits[:0], u.bytes()...), make([]byte, padding)...)
+	states := u.u64()
 	if u.failed || n == 0 || zeros > 9 || k.length == 0 || numberLength(k.dataType, k.length) == 0 || scale < 0 || scale > maxScale || f >= forecasts {
 		return damaged("column")
 	}
@@ -469,7 +428,7 @@ func (c *Column) unpack(b []byte) error {
 	}
 	d.Grow(int(n))
 	d.Times, d.words = append(d.Times, first*unit), append(d.words, k.unscale(value, scale))
-	x, y := binary.LittleEndian.Uint32(states), binary.LittleEndian.Uint32(states[4:])
+	x, y := uint32(states), uint32(states>>32)
 	double := k.dataType == point.Float && k.length == 8
 	last, end, step := first, 8*uint(len(u.bits)-padding), int64(0)
 	for range n - 1 {
@@ -493,7 +452,7 @@ func (c *Column) unpack(b []byte) error {
 		}
 		d.Times, d.words = append(d.Times, time*unit), append(d.words, word)
 	}
-	if x != stateLow || y != stateLow || len(u.in) > 0 || (u.at+7)/8 != end/8 {
+	if x != stateLow || y != stateLow || len(u.b) > 0 || (u.at+7)/8 != end/8 {
 		return damaged("column")
 	}
 	if other {
