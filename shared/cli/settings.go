@@ -9,12 +9,14 @@ import (
 	"net"
 	"os"
 	"reflect"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
 
 	"github.com/goccy/go-yaml"
 	"github.com/goccy/go-yaml/parser"
+	"github.com/rs/zerolog"
 
 	"github.com/sapflow/sapflow/shared/schema"
 )
@@ -106,6 +108,34 @@ func Reloader[S, C any](path string, load func(path string) (C, error)) func() (
 		}
 		last = now
 		return c, changed, nil
+	}
+}
+
+// unbound are the settings of agent and hub that change without a restart.
+var unbound = []string{"logLevel", "store.max", "store.maxAge"}
+
+// Live is what they say.
+type Live struct {
+	LogLevel string
+	Store    StoreConfig
+}
+
+// Reload reads the settings of an instance again and puts those in force that
+// change without a restart. read tells which keys have changed, as a Reloader
+// does.
+func Reload(log zerolog.Logger, read func() (Live, []string, error), limit func(maxBytes uint64, maxAge time.Duration)) {
+	now, changed, err := read()
+	if err == nil {
+		err = SetLevel(now.LogLevel)
+	}
+	if err != nil {
+		log.Error().Err(err).Msg("settings not read again, the old ones hold")
+		return
+	}
+	limit(now.Store.Max, now.Store.MaxAge)
+	log.Info().Strs("changed", changed).Msg("settings read again")
+	if later := slices.DeleteFunc(changed, func(key string) bool { return slices.Contains(unbound, key) }); len(later) > 0 {
+		log.Warn().Strs("settings", later).Msg("these settings need a restart")
 	}
 }
 
